@@ -1,0 +1,69 @@
+"""Writes the tiny scenes as a folder of pictures with captions.
+
+    python examples/tiny_scenes/make_dataset.py OUT --count 60000
+
+makes OUT/train/00000/000000.png and so on, a thousand pictures a folder, and OUT/train/metadata.jsonl with one line
+{"file_name": ..., "text": ...} a picture: the layout that the Hugging Face image-folder loader reads. Picture i
+depends on the seed and on i alone, so a longer data set begins with the shorter one, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scenes import caption, render, sample_scene
+
+PER_FOLDER = 1000
+
+
+def make_example(seed: int, index: int, size: int) -> tuple[Image.Image, str]:
+    """Picture number `index` of the data set and its caption."""
+    rng = np.random.default_rng([seed, index])
+    scene = sample_scene(rng)
+    return render(scene, size), caption(scene, rng)
+
+
+def write_folder(start: int, *, root: Path, count: int, size: int, seed: int) -> str:
+    """Writes the pictures from `start` to the end of their folder; returns their lines of metadata."""
+    folder = f"{start // PER_FOLDER:05d}"
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index in range(start, min(start + PER_FOLDER, count)):
+        picture, text = make_example(seed, index, size)
+        name = f"{folder}/{index:06d}.png"
+        picture.save(root / name, compress_level=1)
+        lines.append(json.dumps({"file_name": name, "text": text}) + "\n")
+    return "".join(lines)
+
+
+def make_dataset(out: Path, *, count: int, size: int, seed: int, workers: int) -> None:
+    """Writes `count` pictures of size x size pixels and their metadata under out/train."""
+    root = out / "train"
+    root.mkdir(parents=True, exist_ok=True)
+    work = partial(write_folder, root=root, count=count, size=size, seed=seed)
+    starts = range(0, count, PER_FOLDER)
+    with Pool(workers) as pool, open(root / "metadata.jsonl", "w", encoding="ascii") as metadata:
+        for start, lines in zip(starts, pool.imap(work, starts), strict=True):
+            metadata.write(lines)
+            print(f"{min(start + PER_FOLDER, count)} of {count} pictures", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the tiny scenes data set.")
+    parser.add_argument("out", type=Path, help="folder to write into")
+    parser.add_argument("--count", type=int, default=60_000, help="number of pictures")
+    parser.add_argument("--size", type=int, default=128, help="width and height in pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    args = parser.parse_args()
+    make_dataset(args.out, count=args.count, size=args.size, seed=args.seed, workers=args.workers)
+
+
+if __name__ == "__main__":
+    main()

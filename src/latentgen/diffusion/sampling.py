@@ -1,0 +1,73 @@
+"""The one loop that every task shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from latentgen.diffusion.plan import Plan
+from latentgen.diffusion.prediction import Prediction
+
+Denoise = Callable[[Tensor, int], Prediction]
+"""`denoise(latents, i)`: what the network believes of (B, C, h, w) float32 latents at knot i of the plan."""
+
+Noise = Callable[[int], Tensor]
+"""`noise(i)`: fresh standard normal noise for step i, (B, C, h, w) float32. Called at most once a step, in order."""
+
+
+class Solver(Protocol):
+    """What `sample` needs of a scheduler."""
+
+    def step(
+        self, denoise: Denoise, latents: Tensor, i: int, plan: Plan, carry: Any, noise: Noise
+    ) -> tuple[Tensor, Any]:
+        """Go from knot i to knot i + 1. `carry` is what the step before returned (None at first)."""
+        ...
+
+
+class StepEvent(NamedTuple):
+    """A step that is done: its index, the timestep it started from, and the (B, C, h, w) latents it reached."""
+
+    index: int
+    timestep: float
+    latents: Tensor
+
+
+class StopSampling(Exception):
+    """Raise it in a step callback to end the call after the step at hand; the latents reached so far are the result."""
+
+
+def sample(
+    scheduler: Solver,
+    denoise: Denoise,
+    latents: Tensor,
+    plan: Plan,
+    *,
+    noise: Noise,
+    constrain: Callable[[Tensor, int], Tensor] | None = None,
+    on_step: Callable[[StepEvent], Tensor] | None = None,
+) -> Tensor:
+    """Walk `plan` from its noisiest knot to its cleanest and return the latents there, (B, C, h, w).
+
+    Args:
+        scheduler: the solver; nothing is stored on it.
+        denoise: the guided network, `denoise(latents, i)` for knot i.
+        latents: (B, C, h, w) float32, noisy as knot 0 of the plan says.
+        plan: what `scheduler.plan(n)` gave, or its tail.
+        noise: fresh noise for stochastic solvers.
+        constrain: puts back what is known after a step: `constrain(latents, knot reached)`.
+        on_step: sees each `StepEvent` and returns the latents to go on with; may raise `StopSampling`.
+    """
+    carry = None  # a multistep solver's history: explicit, never on the scheduler
+    for i in range(len(plan)):
+        latents, carry = scheduler.step(denoise, latents, i, plan, carry, noise)
+        if constrain is not None:
+            latents = constrain(latents, i + 1)
+        if on_step is not None:
+            try:
+                latents = on_step(StepEvent(i, plan.timesteps[i], latents))
+            except StopSampling:
+                break
+    return latents

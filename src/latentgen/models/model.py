@@ -1,0 +1,100 @@
+"""What all networks share: a config, and loading and saving as a folder of `config.json` and safetensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from latentgen.models.config import read_config, write_config
+from latentgen.runtime.device import resolve_device, resolve_dtype
+from latentgen.weights.config_files import read_json, write_json
+from latentgen.weights.key_maps import rename_old_vae_attention
+from latentgen.weights.sharding import load_tensors, save_tensors
+from latentgen.weights.strict import fill
+
+C = TypeVar("C")
+STEM = "diffusion_pytorch_model"  # the name that the folder layout gives every network's weights
+
+
+class Model(nn.Module, Generic[C]):
+    """A network with a config.
+
+    Attributes:
+        config: the frozen dataclass it was built from.
+        config_class: the class of `config`.
+        neutral: keys of `config.json` that may stand there at the values listed, and change nothing.
+    """
+
+    config_class: ClassVar[type]
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    def __init__(self, config: C) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' dtype."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The parameters' device."""
+        return next(self.parameters()).device
+
+    @classmethod
+    def from_config(cls, mapping: Mapping[str, Any]) -> Self:
+        """Build the network, randomly initialised, from the content of a `config.json`."""
+        return cls(read_config(cls.config_class, mapping, cls.neutral))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        subfolder: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        variant: str | None = None,
+    ) -> Self:
+        """Load the network from a folder that holds `config.json` and its weights.
+
+        Args:
+            folder: the folder, or the model folder that has it as `subfolder`.
+            subfolder: for example "unet".
+            device: None is CUDA where there is one.
+            dtype: None is float16 on CUDA, bfloat16 on a CPU that has it natively, float32 elsewhere.
+            variant: reads `diffusion_pytorch_model.{variant}.safetensors`.
+
+        Raises:
+            WeightsError: naming the file and what does not fit.
+            ValueError: for a config that this network cannot follow.
+        """
+        path = Path(folder) / subfolder if subfolder else Path(folder)
+        mapping = read_json(path / "config.json")
+        if mapping.get("_class_name", cls.__name__) != cls.__name__:
+            raise ValueError(f"{path / 'config.json'} describes a {mapping['_class_name']}, not a {cls.__name__}.")
+        device = resolve_device(device)
+        with torch.device("meta"):
+            model = cls.from_config(mapping)
+        tensors: dict[str, Tensor] = rename_old_vae_attention(load_tensors(path, STEM, variant))
+        fill(model, tensors, dtype=resolve_dtype(dtype, device), device=device, source=str(path))
+        return model
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+    ) -> None:
+        """Write `config.json` and the weights, in the layout that `from_pretrained` and diffusers read."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "config.json", write_config(self.config, type(self).__name__))
+        save_tensors(path, STEM, self.state_dict(), variant=variant, max_shard_size=max_shard_size)

@@ -1,0 +1,231 @@
+"""The UNet with cross-attention: noisy latents, a timestep and a text to the network's output (LDM, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latentgen.models.config import per_level
+from latentgen.models.model import Model
+from latentgen.nn.attention import KeyValue, Transformer2D, TransformerBlock
+from latentgen.nn.embeddings import TimestepEmbedding, timestep_embedding
+from latentgen.nn.resnet import ResnetBlock
+from latentgen.nn.unet_blocks import DownBlock, MidBlock, UpBlock
+
+DOWN_BLOCKS = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}  # name: attends to the condition?
+UP_BLOCKS = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Settings of `UNet2DConditionModel`; names and defaults are those of the folder layout's `config.json`.
+
+    Attributes:
+        sample_size: height and width of the latents that the model was trained on.
+        attention_head_dim: despite its name the number of heads, one for all levels or one each.
+        num_class_embeds: size of a class (or noise level) embedding that is added to the time embedding.
+    """
+
+    sample_size: int | tuple[int, ...] | None = None
+    in_channels: int = 4
+    out_channels: int = 4
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    only_cross_attention: bool | tuple[bool, ...] = False
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    cross_attention_dim: int = 1280
+    transformer_layers_per_block: int = 1
+    attention_head_dim: int | tuple[int, ...] = 8
+    use_linear_projection: bool = False
+    upcast_attention: bool = False
+    num_class_embeds: int | None = None
+
+    def __post_init__(self) -> None:
+        levels = len(self.block_out_channels)
+        for name, types, known in (
+            ("down_block_types", self.down_block_types, DOWN_BLOCKS),
+            ("up_block_types", self.up_block_types, UP_BLOCKS),
+        ):
+            per_level(types, levels, name)
+            if wrong := [t for t in types if t not in known]:
+                raise ValueError(f"{name} holds {', '.join(wrong)}; supported are {', '.join(known)}.")
+        for channels, heads in zip(
+            self.block_out_channels, per_level(self.attention_head_dim, levels, "attention_head_dim"), strict=True
+        ):
+            if channels % heads or channels % self.norm_num_groups:
+                raise ValueError(
+                    f"block_out_channels holds {channels}, which {heads} heads (attention_head_dim) and "
+                    f"{self.norm_num_groups} groups (norm_num_groups) must divide."
+                )
+        per_level(self.only_cross_attention, levels, "only_cross_attention")
+
+
+class UNet2DConditionModel(Model[UNetConfig]):
+    """Latents of (B, in_channels, h, w), timesteps and a context of (B, S, cross_attention_dim) to (B, out_channels, h, w).
+
+    h and w may be any size; trained pictures look best near `sample_size`.
+
+    What does not depend on the step is a call of its own, for a sampler to make once:
+
+        context = unet.prepare_context(text_embeddings)
+        shifts = unet.prepare_time(all_timesteps)              # per residual block: (n, C, 1, 1)
+        output = unet.denoise(latents, [s[i : i + 1] for s in shifts], context)
+
+    `unet(latents, timestep, text_embeddings)` does all three.
+    """
+
+    config_class: ClassVar[type] = UNetConfig
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "act_fn": ("silu",), "center_input_sample": (False,), "downsample_padding": (1,), "dual_cross_attention": (False,),
+        "mid_block_scale_factor": (1, 1.0), "mid_block_type": ("UNetMidBlock2DCrossAttn",), "dropout": (0, 0.0),
+        "mid_block_only_cross_attention": (None, False), "reverse_transformer_layers_per_block": (None,),
+        "encoder_hid_dim": (None,), "encoder_hid_dim_type": (None,), "num_attention_heads": (None,),
+        "addition_embed_type": (None,), "addition_time_embed_dim": (None,), "addition_embed_type_num_heads": (64,),
+        "class_embed_type": (None,), "class_embeddings_concat": (False,), "projection_class_embeddings_input_dim": (None,),
+        "resnet_time_scale_shift": ("default",), "resnet_skip_time_act": (False,), "resnet_out_scale_factor": (1, 1.0),
+        "time_embedding_type": ("positional",), "time_embedding_dim": (None,), "time_embedding_act_fn": (None,),
+        "timestep_post_act": (None,), "time_cond_proj_dim": (None,), "conv_in_kernel": (3,), "conv_out_kernel": (3,),
+        "attention_type": ("default",), "cross_attention_norm": (None,),
+    }  # fmt: skip
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        widths = config.block_out_channels
+        levels = len(widths)
+        heads = per_level(config.attention_head_dim, levels, "attention_head_dim")
+        only_cross = per_level(config.only_cross_attention, levels, "only_cross_attention")
+        time_channels = widths[0] * 4
+        make_resnet = partial(
+            ResnetBlock, groups=config.norm_num_groups, eps=config.norm_eps, time_channels=time_channels
+        )
+
+        def transformer(level: int) -> partial[Transformer2D]:
+            return partial(
+                Transformer2D,
+                widths[level],
+                config.cross_attention_dim,
+                heads[level],
+                layers=config.transformer_layers_per_block,
+                groups=config.norm_num_groups,
+                linear=config.use_linear_projection,
+                only_cross_attention=only_cross[level],
+                upcast=config.upcast_attention,
+            )
+
+        self.time_embedding = TimestepEmbedding(widths[0], time_channels)
+        if config.num_class_embeds is not None:
+            self.class_embedding = nn.Embedding(config.num_class_embeds, time_channels)
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+
+        self.down_blocks = nn.ModuleList()
+        skips = [widths[0]]
+        for level, (kind, (before, width)) in enumerate(
+            zip(config.down_block_types, pairwise((widths[0], *widths)), strict=True)
+        ):
+            last = level == levels - 1
+            attend = transformer(level) if DOWN_BLOCKS[kind] else None
+            self.down_blocks.append(
+                DownBlock(before, width, config.layers_per_block, make_resnet, attend, downsample=not last)
+            )
+            skips += [width] * (config.layers_per_block + (not last))
+
+        self.mid_block = MidBlock(widths[-1], make_resnet, transformer(levels - 1))
+
+        self.up_blocks = nn.ModuleList()
+        before = widths[-1]
+        for kind, level in zip(config.up_block_types, reversed(range(levels)), strict=True):
+            taken = [skips.pop() for _ in range(config.layers_per_block + 1)]
+            attend = transformer(level) if UP_BLOCKS[kind] else None
+            self.up_blocks.append(UpBlock(before, widths[level], taken, make_resnet, attend, upsample=level > 0))
+            before = widths[level]
+
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+
+        self._resnets = [m for m in self.modules() if isinstance(m, ResnetBlock)]
+        self._cross_attentions = [
+            a for m in self.modules() if isinstance(m, TransformerBlock) for a in m.cross_attentions()
+        ]
+        for numbered in (self._resnets, self._cross_attentions):
+            for index, module in enumerate(numbered):
+                module.index = index
+
+    def prepare_time(self, timesteps: Tensor, class_labels: Tensor | None = None) -> list[Tensor]:
+        """What the timesteps add to each residual block.
+
+        Args:
+            timesteps: (N,) numbers in [0, num_train_timesteps).
+            class_labels: (N,) integers, for networks with `num_class_embeds`.
+
+        Returns:
+            For each residual block (N, C, 1, 1).
+        """
+        embedding = timestep_embedding(
+            timesteps,
+            self.config.block_out_channels[0],
+            flip_sin_to_cos=self.config.flip_sin_to_cos,
+            freq_shift=self.config.freq_shift,
+        )
+        embedding = self.time_embedding(embedding.to(self.dtype))
+        if (class_labels is None) != (self.config.num_class_embeds is None):
+            raise ValueError(
+                f"class_labels {'are missing' if class_labels is None else 'were given'}, but num_class_embeds is "
+                f"{self.config.num_class_embeds}: labels go with a class embedding."
+            )
+        if class_labels is not None:
+            embedding = embedding + self.class_embedding(class_labels)
+        activated = F.silu(embedding)
+        return [resnet.shift(activated) for resnet in self._resnets]
+
+    def prepare_context(self, encoder_hidden_states: Tensor) -> list[KeyValue]:
+        """Keys and values of a (B, S, cross_attention_dim) context for each cross-attention layer."""
+        return [attention.keys_values(encoder_hidden_states) for attention in self._cross_attentions]
+
+    def denoise(self, sample: Tensor, shifts: Sequence[Tensor], context: Sequence[KeyValue]) -> Tensor:
+        """The network itself, (B, in_channels, h, w) -> (B, out_channels, h, w).
+
+        Args:
+            sample: noisy latents, in the network's dtype.
+            shifts: for each residual block (B, C, 1, 1), or (1, C, 1, 1) for the same timestep everywhere.
+            context: for each cross-attention layer its keys and values, of batch B.
+        """
+        x = self.conv_in(sample)
+        skips = [x]
+        for down in self.down_blocks:
+            x = down(x, skips, shifts, context)
+        x = self.mid_block(x, shifts, context)
+        for up in self.up_blocks:
+            x = up(x, skips, shifts, context)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        class_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Predict, (B, in_channels, h, w) -> (B, out_channels, h, w).
+
+        Args:
+            sample: noisy latents.
+            timestep: (B,), or one number for the whole batch.
+            encoder_hidden_states: (B, S, cross_attention_dim).
+            class_labels: (B,) integers, for networks with `num_class_embeds`.
+        """
+        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        return self.denoise(
+            sample, self.prepare_time(timesteps, class_labels), self.prepare_context(encoder_hidden_states)
+        )

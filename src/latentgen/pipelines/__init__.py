@@ -1,0 +1,1 @@
+"""Components put together: prompts and pictures in, pictures out."""

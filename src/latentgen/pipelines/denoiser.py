@@ -1,0 +1,77 @@
+"""The UNet under guidance, as the callable that the sampling loop takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from latentgen.diffusion.guidance import guide
+from latentgen.diffusion.plan import Plan
+from latentgen.diffusion.prediction import Prediction, to_prediction
+from latentgen.models.unet import UNet2DConditionModel
+
+
+class Denoiser:
+    """`denoiser(latents, i)`: what the guided UNet believes at knot i of the plan.
+
+    All that does not depend on the step is computed here, once: keys and values of the text for every cross-attention
+    layer, and what each timestep adds to each residual block.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        prediction_type: str,
+        plan: Plan,
+        embeddings: Tensor,
+        negative_embeddings: Tensor | None,
+        *,
+        guidance_scale: float,
+        guidance_rescale: float,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            unet: the network.
+            prediction_type: what its output means.
+            plan: the run's knots.
+            embeddings: (B, S, D) of the prompts.
+            negative_embeddings: (B, S, D) of the negative prompts; None runs without guidance.
+            guidance_scale: see `guide`.
+            guidance_rescale: see `guide`.
+        """
+        self.unet = unet
+        self.prediction_type = prediction_type
+        self.plan = plan
+        self.guided = negative_embeddings is not None
+        self.scale, self.rescale = guidance_scale, guidance_rescale
+        both = embeddings if negative_embeddings is None else torch.cat([negative_embeddings, embeddings])
+        self.context = unet.prepare_context(both.to(unet.dtype))
+        shifts = unet.prepare_time(torch.tensor(plan.timesteps, dtype=torch.float32, device=unet.device))
+        self.shifts = [[block[i : i + 1] for block in shifts] for i in range(len(plan))]
+        self.finite: list[tuple[int, Tensor]] = []
+
+    def __call__(self, latents: Tensor, i: int) -> Prediction:
+        x = latents.to(self.unet.dtype)
+        if self.guided:
+            x = torch.cat([x, x])
+        output = self.unet.denoise(x, self.shifts[i], self.context).float()
+        self.finite.append((i, output.isfinite().all()))
+        if self.guided:
+            output = guide(*output.chunk(2), self.scale, self.rescale)
+        return to_prediction(self.prediction_type, output, latents, self.plan.alphas[i], self.plan.sigmas[i])
+
+    def check_finite(self) -> None:
+        """Raise if any output so far was not finite. Looking at a GPU's numbers waits for it: once, after the last step.
+
+        Raises:
+            FloatingPointError: naming the step and the component.
+        """
+        flags = torch.stack([flag for _, flag in self.finite]).tolist() if self.finite else []
+        for (i, _), fine in zip(self.finite, flags, strict=True):
+            if not fine:
+                raise FloatingPointError(
+                    f"the UNet (unet) gave values that are not finite at step {i} of {len(self.plan)} (timestep "
+                    f"{self.plan.timesteps[i]:g}) in {self.unet.dtype}: load the pipeline with dtype='float32' or "
+                    "'bfloat16', or check its weights."
+                )

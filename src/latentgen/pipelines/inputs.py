@@ -1,0 +1,109 @@
+"""Checks of what a caller gave. Every message names the argument, its value and the rule."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentgen.diffusion.noise import MAX_SEED
+
+
+def check_number(name: str, value: Any, low: float, high: float | None = None) -> float:
+    """A finite number in [low, high] (no upper end if `high` is None), as a float."""
+    rule = f"a number from {low} to {high}" if high is not None else f"a finite number of at least {low}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}={value!r} is a {type(value).__name__}; it must be {rule}.")
+    if not math.isfinite(value) or value < low or (high is not None and value > high):
+        raise ValueError(f"{name}={value!r} must be {rule}.")
+    return float(value)
+
+
+def check_count(name: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """One of a few words."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}.")
+
+
+def check_side(name: str, value: int | None, default: int | None, factor: int) -> int:
+    """A picture's height or width in pixels: a positive multiple of the autoencoder's `factor`."""
+    if value is None:
+        if default is None:
+            raise ValueError(f"{name} must be given: the model's config does not say what size it was trained on.")
+        return default
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}={value!r} must be a whole number of pixels.")
+    if value <= 0 or value % factor:
+        below = value // factor * factor
+        good = f"{below} or {below + factor}" if below > 0 else f"{factor}"
+        raise ValueError(
+            f"{name}={value} is not a positive multiple of {factor} (a latent stands for {factor} x {factor} pixels); "
+            f"use {good}."
+        )
+    return value
+
+
+def check_prompts(prompt: Any, name: str = "prompt") -> list[str]:
+    """One prompt or a list of them, as a list."""
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list | tuple) or not prompts or not all(isinstance(p, str) for p in prompts):
+        raise ValueError(f"{name}={prompt!r} must be a text or a non-empty list of texts; '' is the empty prompt.")
+    return list(prompts)
+
+
+def check_tensor(name: str, value: Any, shape: Sequence[int | None], device: torch.device) -> Tensor:
+    """A floating-point tensor of `shape` (None fits any length) on `device`."""
+    wanted = f"({', '.join('any' if n is None else str(n) for n in shape)})"
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is a {type(value).__name__}; it must be a tensor of shape {wanted}.")
+    fits = value.ndim == len(shape) and all(n is None or n == m for n, m in zip(shape, value.shape, strict=False))
+    if not fits:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be {wanted}.")
+    if not value.is_floating_point():
+        raise ValueError(f"{name} of shape {tuple(value.shape)} is {value.dtype}; it must be floating-point.")
+    if value.device.type != device.type or (device.index is not None and value.device != device):
+        raise ValueError(
+            f"{name} of shape {tuple(value.shape)} is on {value.device} and the pipeline on {device}: "
+            f"use {name}.to({str(device)!r})."
+        )
+    return value
+
+
+def resolve_seeds(seed: Any, generator: Any, count: int) -> list[int]:
+    """A seed for each of `count` images.
+
+    Args:
+        seed: an int s for s, s + 1, ...; a list with one for each; None for random ones.
+        generator: instead of `seed`, a `torch.Generator` (or a list with one for each image) that seeds are drawn from.
+    """
+    if seed is not None and generator is not None:
+        raise ValueError("seed and generator were both given; give one of them.")
+    if generator is not None:
+        generators = [generator] * count if isinstance(generator, torch.Generator) else generator
+        if not isinstance(generators, list | tuple) or not all(isinstance(g, torch.Generator) for g in generators):
+            raise ValueError(f"generator={generator!r} must be a torch.Generator, or a list of them.")
+        if len(generators) != count:
+            raise ValueError(f"generator has {len(generators)} entries; this call makes {count} images.")
+        return [int(torch.randint(2**63 - 1, (), generator=g, device=g.device)) for g in generators]
+    if seed is None:
+        return [secrets.randbits(32) for _ in range(count)]
+    seeds = [seed + k for k in range(count)] if isinstance(seed, int) and not isinstance(seed, bool) else seed
+    if not isinstance(seeds, list | tuple):
+        raise ValueError(f"seed={seed!r} must be a whole number or a list of them.")
+    if len(seeds) != count:
+        raise ValueError(f"seed has {len(seeds)} entries; this call makes {count} images.")
+    for value in seeds:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEED:
+            raise ValueError(f"seed={value!r} must be a whole number from 0 to {MAX_SEED}.")
+    return list(seeds)

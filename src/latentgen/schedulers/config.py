@@ -1,0 +1,166 @@
+"""What a `scheduler_config.json` may say: the rule of every field, and what becomes of keys that a class does not have.
+
+Names and meanings are those of the folder layout. The tables are closed: a key is in one of them, or it is unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from latentgen.diffusion.noise_schedule import BETA_SCHEDULES
+from latentgen.diffusion.prediction import PREDICTION_TYPES
+
+Rule = tuple[str, Callable[[Any], bool]]
+"""What a value must be, in words that follow "it must be", and the test."""
+
+
+def is_whole(value: Any) -> bool:
+    """True for an integer that is not a bool (True would count as 1)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _one_of(*allowed: Any) -> Rule:
+    return "one of " + ", ".join(map(repr, allowed)), lambda value: any(
+        type(value) is type(a) and value == a for a in allowed
+    )
+
+
+_BOOL: Rule = ("True or False", lambda value: isinstance(value, bool))
+_BETA: Rule = ("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1)
+_WHOLE: Rule = ("a whole number of at least 1", lambda value: is_whole(value) and value >= 1)
+_POSITIVE: Rule = ("a number above 0", lambda value: _is_number(value) and value > 0)
+
+SPACINGS = ("leading", "linspace", "trailing")
+
+RULES: dict[str, Rule] = {
+    "num_train_timesteps": _WHOLE,
+    "beta_start": _BETA,
+    "beta_end": _BETA,
+    "beta_schedule": _one_of(*BETA_SCHEDULES),
+    "trained_betas": (
+        "None, or one number between 0 and 1 per training timestep",
+        lambda value: value is None or (isinstance(value, tuple) and all(map(_BETA[1], value))),
+    ),
+    "prediction_type": _one_of(*PREDICTION_TYPES),
+    "steps_offset": ("a whole number of at least 0", lambda value: is_whole(value) and value >= 0),
+    "timestep_spacing": _one_of(*SPACINGS),
+    "rescale_betas_zero_snr": _BOOL,
+    "set_alpha_to_one": _BOOL,
+    "clip_sample": _BOOL,
+    "clip_sample_range": _POSITIVE,
+    "eta": ("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1),
+    "variance_type": _one_of("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
+    "skip_prk_steps": ("True: the Runge-Kutta start of PNDM is not implemented", lambda value: value is True),
+    "use_karras_sigmas": _BOOL,
+    "final_sigmas_type": _one_of("zero", "sigma_min"),
+    "solver_order": _one_of(1, 2, 3),
+    "algorithm_type": _one_of("dpmsolver++", "sde-dpmsolver++"),
+    "solver_type": _one_of("midpoint", "heun"),
+    "lower_order_final": _BOOL,
+    "euler_at_final": _BOOL,
+    "original_inference_steps": _WHOLE,
+    "timestep_scaling": _POSITIVE,
+}
+"""Every field of every scheduler."""
+
+TRAINED = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
+"""What the checkpoint was trained with: facts that go along to any other scheduler, given in a file or not."""
+
+ALWAYS_WRITTEN = (*TRAINED, "skip_prk_steps")
+"""And the field whose default here is not the folder layout's (see `PNDMScheduler`)."""
+
+_NOT_LEARNED = (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+_CLIPPING = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "LCMScheduler")
+_KARRAS = ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler")
+_EULER = ("EulerDiscreteScheduler",)
+_DPM = ("DPMSolverMultistepScheduler",)
+
+NEUTRAL: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
+    "thresholding": ((False, None), _CLIPPING),
+    "timestep_values": ((None,), ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")),
+    "use_exponential_sigmas": ((False, None), _KARRAS),
+    "use_beta_sigmas": ((False, None), _KARRAS),
+    "interpolation_type": (("linear",), _EULER),
+    "timestep_type": (("discrete",), _EULER),
+    "sigma_min": ((None,), _KARRAS),
+    "sigma_max": ((None,), _KARRAS),
+    "use_lu_lambdas": ((False, None), _DPM),
+    "use_flow_sigmas": ((False, None), _DPM),
+    "use_dynamic_shifting": ((False, None), _DPM),
+    "lambda_min_clipped": ((-math.inf, None), _DPM),
+    "variance_type": (_NOT_LEARNED, _DPM),
+}
+"""Keys that change the mathematics and are not implemented: the values at which they do nothing, and the classes that
+they concern. Any other class carries them along unread."""
+
+INERT = frozenset(
+    {
+        "disable_corrector",
+        "dynamic_thresholding_ratio",
+        "flow_shift",
+        "noise_sampler_seed",
+        "predict_x0",
+        "sample_max_value",
+        "solver_p",
+        "tensor_format",
+        "time_shift_type",
+    }
+)
+"""Keys that change nothing by themselves, or that only schedulers elsewhere have."""
+
+RENAMED: dict[str, dict[str, str]] = {
+    "algorithm_type": {"deis": "dpmsolver++"},
+    "solver_type": {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"},
+}
+"""Values that the files of related solvers (DEIS, UniPC) have, and what DPM-Solver makes of them."""
+
+
+def sort_keys(
+    class_name: str, own: Collection[str], config: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Sort the keys of a `scheduler_config.json`.
+
+    Args:
+        class_name: the scheduler that is to be built.
+        own: its fields.
+        config: the file's content, or another scheduler's `config`.
+
+    Returns:
+        The values of the class's own fields, the keys that it only carries for other schedulers, the unknown keys.
+
+    Raises:
+        ValueError: for a value that asks this class for what is not implemented.
+    """
+    defaulted = set(config.get("_use_default_values") or ())  # diffusers' mark for "the file did not say this"
+    mine, carried, unknown = {}, {}, []
+    for key, value in config.items():
+        if key.startswith("_") or key in defaulted:
+            continue
+        neutral, concerned = NEUTRAL.get(key, ((), ()))
+        if class_name in concerned and value not in neutral:
+            raise ValueError(
+                f"{key}={value!r} changes the result and {class_name} does not implement it. "
+                f"Set it to {neutral[0]!r}, or use another scheduler."
+            )
+        if key in own:
+            if value is not None or key == "trained_betas":  # null elsewhere means "not given"
+                mine[key] = RENAMED.get(key, {}).get(value, value) if isinstance(value, str) else value
+        elif key in RULES or key in NEUTRAL or key in INERT:
+            carried[key] = value
+        else:
+            unknown.append(key)
+    return mine, carried, unknown

@@ -1,0 +1,170 @@
+"""CLIP's text encoder, from and to the folder layout; the network itself is that of transformers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from latentgen.weights.config_files import read_json, write_json
+from latentgen.weights.errors import WeightsError
+from latentgen.weights.sharding import load_tensors, save_tensors
+from latentgen.weights.strict import fill
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+STEM = "model"  # the name that transformers gives weights
+PREFIX = "text_model."  # all published files have it; files that transformers 5.6 and later wrote do not
+CLASS_NAME = "CLIPTextModel"
+
+SIZE_LIMITS = {
+    "vocab_size": 2**20,
+    "hidden_size": 2**14,
+    "intermediate_size": 2**16,
+    "num_hidden_layers": 256,
+    "num_attention_heads": 256,
+    "max_position_embeddings": 2**16,
+}
+"""Settings that decide how much memory is taken, and the most that is believed of a file."""
+
+OTHER_FIELDS: dict[str, tuple[type, ...]] = {
+    "hidden_act": (str,),
+    "layer_norm_eps": (float, int),
+    "attention_dropout": (float, int),
+    "projection_dim": (int,),
+    "initializer_range": (float, int),
+    "initializer_factor": (float, int),
+    "pad_token_id": (int,),
+    "bos_token_id": (int,),
+    "eos_token_id": (int,),
+}
+"""The other settings of a CLIP text encoder that are read; whatever else a config.json says has no effect."""
+
+
+def load_clip_text_encoder(
+    folder: str | os.PathLike[str], *, variant: str | None = None, dtype: torch.dtype, device: torch.device
+) -> CLIPTextModel:
+    """Load the text encoder of a Stable Diffusion model.
+
+    Args:
+        folder: for example ".../text_encoder", with `config.json` and `model.safetensors`.
+        variant: for example "fp16".
+        dtype: format to run in; the files' own format does not matter.
+        device: where it goes.
+
+    Returns:
+        The encoder, frozen and in eval mode.
+
+    Raises:
+        WeightsError: if a file is missing or damaged, describes another class, or does not fit the others.
+    """
+    from transformers import CLIPTextModel
+
+    folder = Path(folder)
+    config = _read_config(folder / "config.json")
+    with torch.device("meta"):
+        encoder = CLIPTextModel(config)
+    inner = _inner(encoder)
+    inner.embeddings.position_ids = torch.arange(config.max_position_embeddings).unsqueeze(0)  # in no file
+    tensors = _with_names_of(encoder, load_tensors(folder, STEM, variant), str(folder))
+    fill(encoder, tensors, dtype=dtype, device=device, source=str(folder))
+    return encoder
+
+
+def save_text_encoder(
+    encoder: CLIPTextModel,
+    folder: str | os.PathLike[str],
+    *,
+    variant: str | None = None,
+    max_shard_size: int | str = "10GB",
+) -> None:
+    """Write `config.json` and `model.safetensors` as published model folders have them.
+
+    Args:
+        encoder: a `CLIPTextModel` of transformers.
+        folder: made if it is missing.
+        variant: goes into the file's name only, nothing is cast.
+        max_shard_size: bytes, or for example "10GB".
+
+    Raises:
+        TypeError: for another class, such as the one with a projection, which needs other files.
+    """
+    if type(encoder).__name__ != CLASS_NAME:
+        raise TypeError(f"a {type(encoder).__name__} was given; only a {CLASS_NAME} can be written in this form.")
+    folder = Path(folder)
+    fields = {name: getattr(encoder.config, name) for name in sorted({*SIZE_LIMITS, *OTHER_FIELDS})}
+    named = {"architectures": [CLASS_NAME], "model_type": "clip_text_model"}
+    precision = {"torch_dtype": str(encoder.dtype).removeprefix("torch.")}
+    write_json(folder / "config.json", named | fields | precision)
+    tensors = {PREFIX + name.removeprefix(PREFIX): tensor for name, tensor in encoder.state_dict().items()}
+    save_tensors(folder, STEM, tensors, variant=variant, max_shard_size=max_shard_size)
+
+
+def final_layer_norm(encoder: CLIPTextModel) -> nn.Module:
+    """The normalisation behind the encoder's last layer."""
+    norm: nn.Module = _inner(encoder).final_layer_norm
+    return norm
+
+
+def _inner(encoder: CLIPTextModel) -> Any:
+    """The module that holds the layers: transformers before 5.6 keeps it one level down."""
+    return getattr(encoder, "text_model", encoder)
+
+
+def _with_names_of(encoder: CLIPTextModel, tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Spell the file's names as the installed transformers does, and leave out the position numbers of old files."""
+    prefix = PREFIX if hasattr(encoder, "text_model") else ""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        bare = name.removeprefix(PREFIX)
+        if bare == "embeddings.position_ids":
+            continue
+        if prefix + bare in renamed:
+            raise WeightsError(f"{source} has {bare} with and without the prefix {PREFIX}: fetch it again.")
+        renamed[prefix + bare] = tensor
+    return renamed
+
+
+def _read_config(path: Path) -> CLIPTextConfig:
+    """Read the settings that are known, and check each: the file is not trusted."""
+    from transformers import CLIPTextConfig
+    from transformers.activations import ACT2FN
+
+    content = read_json(path)
+    architectures = content.get("architectures") or [CLASS_NAME]
+    if architectures != [CLASS_NAME] or content.get("model_type", "clip_text_model") != "clip_text_model":
+        raise WeightsError(
+            f"{path} describes {architectures} of type {content.get('model_type')!r}; only {CLASS_NAME} "
+            '("clip_text_model"), the text encoder of Stable Diffusion 1 and 2, can be loaded here.'
+        )
+    known: dict[str, Any] = {}
+    for name, most in SIZE_LIMITS.items():
+        if name in content:
+            value = content[name]
+            if type(value) is not int or not 1 <= value <= most:
+                raise WeightsError(f"{path}: {name}={value!r} is not a whole number from 1 to {most}. Fetch it again.")
+            known[name] = value
+    for name, kinds in OTHER_FIELDS.items():
+        if content.get(name) is not None:
+            if not isinstance(content[name], kinds) or isinstance(content[name], bool):
+                raise WeightsError(f"{path}: {name}={content[name]!r} is not a {kinds[0].__name__}. Fetch it again.")
+            known[name] = content[name]
+    if "layer_norm_eps" in known:
+        known["layer_norm_eps"] = float(known["layer_norm_eps"])
+    if known.get("hidden_act", "gelu") not in ACT2FN:
+        raise WeightsError(
+            f"{path}: hidden_act={known['hidden_act']!r} is unknown; Stable Diffusion has gelu or quick_gelu."
+        )
+    defaults = CLIPTextConfig()
+    width = known.get("hidden_size", defaults.hidden_size)
+    heads = known.get("num_attention_heads", defaults.num_attention_heads)
+    if width % heads:
+        raise WeightsError(
+            f"{path}: hidden_size={width} is not a multiple of num_attention_heads={heads}. Fetch it again."
+        )
+    return CLIPTextConfig(**known, attn_implementation="sdpa")

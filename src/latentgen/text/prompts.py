@@ -1,0 +1,137 @@
+"""Prompts to token ids to embeddings, from any number of threads at once."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from latentgen.text.clip import final_layer_norm
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+LONGEST_BELIEVED = 10**5  # tokens; a tokenizer that was not told a length claims 10**30
+LONGEST_QUOTE = 1000  # characters
+
+_backends: WeakKeyDictionary[CLIPTokenizer, tuple[int, Tokenizer]] = WeakKeyDictionary()
+_backends_lock = threading.Lock()
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str], *, max_length: int | None = None) -> Tensor:
+    """Turn prompts into token ids: beginning, text, end, and padding up to the length that the model was trained with.
+
+    A prompt that is too long is cut, with one warning that quotes what is lost.
+
+    Args:
+        tokenizer: of transformers; tokens that were added to it count.
+        prompts: B texts; "" is the empty prompt.
+        max_length: L; None is the tokenizer's own, 77 for Stable Diffusion.
+
+    Returns:
+        (B, L) int64, on the CPU.
+
+    Raises:
+        TypeError: if `prompts` is not a list of texts.
+        ValueError: if it is empty, or no length is known.
+    """
+    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise TypeError(f"prompts={prompts!r} is not a list of texts: give a list, for example ['a cat', 'a dog'].")
+    if not prompts:
+        raise ValueError("prompts is empty: give at least one text; [''] is the empty prompt.")
+    length = tokenizer.model_max_length if max_length is None else max_length
+    if not 2 < length < LONGEST_BELIEVED:
+        raise ValueError(f"{length} tokens is not a prompt's length: pass max_length, 77 for Stable Diffusion.")
+    backend = _private_backend(tokenizer)
+    return torch.tensor([_ids(tokenizer, backend, prompt, int(length)) for prompt in prompts], dtype=torch.int64)
+
+
+def encode_prompts(
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    prompts: Sequence[str],
+    *,
+    clip_skip: int | None = None,
+) -> Tensor:
+    """Turn prompts into the embeddings that condition a UNet.
+
+    These are the encoder's last hidden states after its final normalisation, without an attention mask for padding, as
+    Stable Diffusion 1 and 2 were trained.
+
+    Args:
+        tokenizer: that of the text encoder.
+        text_encoder: with n layers.
+        prompts: B texts.
+        clip_skip: k in [0, n): take the states k layers before the last instead; the final normalisation follows all
+            the same. None is 0.
+
+    Returns:
+        (B, L, D) on the encoder's device and in its dtype.
+
+    Raises:
+        ValueError: if `clip_skip` is out of range, or a token is not in the encoder's vocabulary.
+        TypeError: if `prompts` is not a list of texts.
+    """
+    config = text_encoder.config
+    skip = 0 if clip_skip is None else clip_skip
+    if isinstance(skip, bool) or not isinstance(skip, int) or not 0 <= skip < config.num_hidden_layers:
+        raise ValueError(
+            f"clip_skip={clip_skip!r} is not a number of layers that can be left out: this text encoder has "
+            f"{config.num_hidden_layers}, so give 0 to {config.num_hidden_layers - 1}, or None."
+        )
+    length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    ids = tokenize(tokenizer, prompts, max_length=length)
+    highest = int(ids.max())
+    if highest >= config.vocab_size:
+        raise ValueError(
+            f"token {tokenizer.convert_ids_to_tokens(highest)!r} has the id {highest}, but the text encoder knows "
+            f"{config.vocab_size} tokens: use tokenizer and text encoder of the same model, or enlarge the encoder "
+            "with resize_token_embeddings()."
+        )
+    ids = ids.to(text_encoder.device)
+    with torch.no_grad():
+        if skip == 0:
+            states: Tensor = text_encoder(input_ids=ids).last_hidden_state
+            return states
+        states = text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-1 - skip]
+        normed: Tensor = final_layer_norm(text_encoder)(states)
+        return normed
+
+
+def _ids(tokenizer: CLIPTokenizer, backend: Tokenizer, prompt: str, length: int) -> list[int]:
+    encoding = backend.encode(prompt, add_special_tokens=False)
+    room = length - 2
+    if len(encoding.ids) > room:
+        lost = prompt[encoding.offsets[room][0] :].strip()
+        quote = lost if len(lost) <= LONGEST_QUOTE else f"{lost[:LONGEST_QUOTE]}... ({len(lost)} characters)"
+        warnings.warn(
+            f"The prompt has {len(encoding.ids)} tokens and the text encoder reads {room}; this end of it is ignored: "
+            f"{quote!r}. Shorten the prompt, or put what matters first.",
+            stacklevel=4,
+        )
+    ids = [tokenizer.bos_token_id, *encoding.ids[:room], tokenizer.eos_token_id]
+    return ids + [tokenizer.pad_token_id] * (length - len(ids))
+
+
+def _private_backend(tokenizer: CLIPTokenizer) -> Tokenizer:
+    """A copy of the tokenizer's engine that neither cuts nor pads.
+
+    Each call of a transformers tokenizer sets both on the engine that all threads share, which fails ("Already
+    borrowed") or gives another call's length. The copy is made once, and again when tokens were added.
+    """
+    from tokenizers import Tokenizer
+
+    with _backends_lock:
+        size, backend = _backends.get(tokenizer, (-1, None))
+        if backend is None or size != len(tokenizer):
+            backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+            backend.no_truncation()
+            backend.no_padding()
+            _backends[tokenizer] = (len(tokenizer), backend)
+        return backend

@@ -1,0 +1,117 @@
+"""Checkpoints: safetensors and JSON in a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentgen.training.ema import EMA
+from latentgen.weights.config_files import read_json, write_json
+from latentgen.weights.safetensors_io import read_tensors, write_tensors
+
+NAME = re.compile(r"step-(\d{8})")
+
+
+@dataclass
+class RunState:
+    """All that a run is: what `save` writes and `restore` brings back."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: EMA | None
+    scaler: Any = None  # a torch.amp.GradScaler, in float16 runs
+
+
+def _parameters(state: RunState) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in state.module.named_parameters() if p.requires_grad}
+
+
+def _optimizer_tensors(state: RunState) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": value.detach().cpu()
+        for name, parameter in _parameters(state).items()
+        for key, value in state.optimizer.state.get(parameter, {}).items()
+    }
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The whole checkpoints in `folder`, as (step, path), oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(int(m[1]), p) for p in folder.iterdir() if (m := NAME.fullmatch(p.name)) and (p / "state.json").is_file()]
+    return sorted(found)
+
+
+def save(folder: Path, step: int, state: RunState, *, keep: int) -> Path:
+    """Write the checkpoint after `step` steps, then remove all but the newest `keep`.
+
+    It is written under another name and renamed: a kill or a full disk leaves the checkpoints before it whole.
+
+    Raises:
+        OSError: if it cannot be written; nothing of it is left behind.
+    """
+    final = folder / f"step-{step:08d}"
+    fresh = folder / f".{final.name}.tmp"
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        write_tensors(fresh / "model.safetensors", state.module.state_dict())
+        write_tensors(fresh / "optimizer.safetensors", _optimizer_tensors(state))
+        facts: dict[str, Any] = {"step": step}
+        if state.ema is not None:
+            write_tensors(fresh / "ema.safetensors", state.ema.shadow)
+            facts["ema_updates"] = state.ema.updates
+        if state.scaler is not None:
+            facts["scaler"] = state.scaler.state_dict()
+        write_json(fresh / "state.json", facts)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(fresh, final)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    for _, old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def restore(checkpoint: Path, state: RunState) -> int:
+    """Bring a run back to where `checkpoint` was written and return its step.
+
+    Raises:
+        WeightsError: if a file of the checkpoint is broken.
+        ValueError: if it is of another network.
+    """
+    facts = read_json(checkpoint / "state.json")
+    weights = read_tensors(checkpoint / "model.safetensors")
+    own = state.module.state_dict()
+    if wrong := sorted(n for n in own.keys() | weights.keys() if n not in own or n not in weights
+                       or own[n].shape != weights[n].shape):  # fmt: skip
+        raise ValueError(
+            f"{checkpoint} is of another network ({len(wrong)} tensors differ, {wrong[0]} among them): "
+            "resume with the config that the run was started with, or choose another output."
+        )
+    state.module.load_state_dict(weights)
+    saved = read_tensors(checkpoint / "optimizer.safetensors")
+    for name, parameter in _parameters(state).items():
+        prefix = f"{name}."
+        entries = {k.removeprefix(prefix): v for k, v in saved.items() if k.rpartition(".")[0] == name}
+        if entries:
+            # Step counts stay on the CPU, where the optimiser keeps them.
+            state.optimizer.state[parameter] = {
+                k: v.clone() if v.ndim == 0 else v.to(parameter.device, copy=True) for k, v in entries.items()
+            }
+    if state.ema is not None:
+        for name, tensor in read_tensors(checkpoint / "ema.safetensors").items():
+            state.ema.shadow[name].copy_(tensor)
+        state.ema.updates = int(facts["ema_updates"])
+    if state.scaler is not None:
+        state.scaler.load_state_dict(facts["scaler"])
+    return int(facts["step"])

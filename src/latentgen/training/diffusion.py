@@ -1,0 +1,165 @@
+"""Stage 2: the diffusion model in the autoencoder's latent space, and the text encoder that conditions it (LDM, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latentgen.diffusion.prediction import target
+from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.models.unet import UNet2DConditionModel
+from latentgen.nn.attention import Transformer2D
+from latentgen.nn.resnet import ResnetBlock
+from latentgen.pipelines.text2image import Text2ImagePipeline
+from latentgen.schedulers import SCHEDULERS
+from latentgen.text import load_clip_text_encoder, load_clip_tokenizer, save_tokenizer, tokenize
+from latentgen.training.config import DiffusionTraining
+from latentgen.training.data import Example, check_pictures, order, read_folder
+from latentgen.training.grid import save_grid
+from latentgen.training.latents import encode_pictures
+from latentgen.training.loop import Batch, train
+from latentgen.training.text import build_text_encoder, train_tokenizer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class TextConditioned(nn.Module):
+    """UNet and text encoder as one network: noisy latents (B, C, h, w), timesteps (B,) and token ids (B, L) to the output."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+    def forward(self, latents: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
+        return self.unet(latents, timesteps, self.text_encoder(input_ids=ids).last_hidden_state)
+
+
+def silence_residual_branches(unet: UNet2DConditionModel) -> None:
+    """Start every residual branch, and the output, at zero (as LDM and ADM do): training is steadier from there."""
+    layers: list[nn.Module] = [unet.conv_out]
+    layers += [m.conv2 for m in unet.modules() if isinstance(m, ResnetBlock)]
+    layers += [m.proj_out for m in unet.modules() if isinstance(m, Transformer2D)]
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+
+
+class DiffusionStage:
+    """Latents, noised to random timesteps, and their captions, some of them dropped."""
+
+    def __init__(self, config: DiffusionTraining, examples: Sequence[Example], accelerator: Accelerator) -> None:
+        self.config = config
+        self.device = accelerator.device
+        run, data = config.run, config.data
+        settings = dict(config.scheduler)
+        name = settings.get("_class_name", "DDIMScheduler")
+        if name not in SCHEDULERS:
+            raise ValueError(f"[scheduler] _class_name={name!r} is not known; use one of {', '.join(SCHEDULERS)}.")
+        self.scheduler = SCHEDULERS[name].from_config(settings)
+        # float32 first: the latents of the training set are worth it, and the weights are exported as they are.
+        self.autoencoder = AutoencoderKL.from_pretrained(config.autoencoder, device=self.device, dtype=torch.float32)
+        with accelerator.main_process_first():
+            self.mean, self.std = encode_pictures(
+                self.autoencoder, examples, data.size, cache=run.output / "cache", show=accelerator.is_main_process
+            )
+            self.tokenizer = self._tokenizer(examples)
+        self.ids = tokenize(self.tokenizer, [e.text for e in examples])
+        self.empty = tokenize(self.tokenizer, [""])[0]
+        self.unet, self.text_encoder = self._networks()
+        self.unet.requires_grad_(True).to(memory_format=torch.channels_last)
+        self.text_encoder.requires_grad_(True)
+        self.module: nn.Module = TextConditioned(self.unet, self.text_encoder)
+
+    def _tokenizer(self, examples: Sequence[Example]) -> Any:
+        if self.config.run.init_from is not None:
+            return load_clip_tokenizer(self.config.run.init_from / "tokenizer")
+        kept = self.config.run.output / "tokenizer"
+        if not kept.exists():
+            save_tokenizer(train_tokenizer((e.text for e in examples), self.config.text), kept)
+        return load_clip_tokenizer(kept)
+
+    def _networks(self) -> tuple[UNet2DConditionModel, nn.Module]:
+        start = self.config.run.init_from
+        if start is not None:
+            unet = UNet2DConditionModel.from_pretrained(start / "unet", device=self.device, dtype=torch.float32)
+            return unet, load_clip_text_encoder(start / "text_encoder", device=self.device, dtype=torch.float32)
+        vae = self.autoencoder.config
+        derived = {
+            "sample_size": self.config.data.size // vae.factor,
+            "in_channels": vae.latent_channels,
+            "out_channels": vae.latent_channels,
+            "cross_attention_dim": self.config.text.hidden_size,
+        }
+        unet = UNet2DConditionModel.from_config(derived | self.config.unet)
+        silence_residual_branches(unet)
+        return unet, build_text_encoder(self.tokenizer, self.config.text)
+
+    def batch(self, index: int, process: int, processes: int) -> Batch:
+        run = self.config.run
+        chosen = order(len(self.ids), run.batch_size, index, seed=run.seed, process=process, processes=processes)
+        random = np.random.default_rng((run.seed, 2, index, process))
+        noise = torch.Generator().manual_seed(int(random.integers(2**63)))
+        shape = (len(chosen), *self.mean.shape[1:])
+        mean, std = self.mean[chosen].float(), self.std[chosen].float()
+        x0 = self.autoencoder.scale(mean + std * torch.randn(shape, generator=noise))
+        ids = self.ids[chosen]
+        ids[torch.from_numpy(random.random(len(chosen)) < self.config.condition_dropout)] = self.empty
+        timesteps = torch.randint(self.scheduler.num_train_timesteps, (len(chosen),), generator=noise)
+        return {"x0": x0, "eps": torch.randn(shape, generator=noise), "timesteps": timesteps, "ids": ids}
+
+    def loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Mean squared error of the network's output (Ho et al. 2020, eq. 14, for any prediction type)."""
+        x0, eps, timesteps = batch["x0"], batch["eps"], batch["timesteps"]
+        schedule = self.scheduler.schedule
+        alpha, sigma = (v.view(-1, 1, 1, 1) for v in schedule.alpha_sigma(timesteps))
+        noisy = schedule.add_noise(x0, eps, timesteps).contiguous(memory_format=torch.channels_last)
+        output = module(noisy, timesteps, batch["ids"])
+        wanted = target(self.scheduler.prediction_type, x0, eps, alpha, sigma)
+        return {"mse": (output.float() - wanted).square().mean()}
+
+    def pipeline(self) -> Text2ImagePipeline:
+        """The components as they are, ready to be called or saved."""
+        return Text2ImagePipeline(
+            vae=self.autoencoder,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=self.scheduler,
+        )
+
+    def draw(self, path: Path) -> None:
+        samples = self.config.samples
+        if samples.prompts:
+            pictures = self.pipeline()(
+                list(samples.prompts),
+                num_inference_steps=samples.num_inference_steps,
+                guidance_scale=samples.guidance_scale,
+                seed=0,
+                output_type="pt",
+                show_progress=False,
+            ).images
+            save_grid(pictures * 2 - 1, path, columns=min(8, len(samples.prompts)))
+
+    def export(self, folder: Path) -> None:
+        self.pipeline().save_pretrained(folder)
+
+
+def train_diffusion(config: DiffusionTraining, *, resume: bool = False) -> Path:
+    """Train the second stage and return the folder of the finished model, which `Text2ImagePipeline` loads.
+
+    Args:
+        config: what `latentgen train diffusion` reads from its file.
+        resume: go on from the newest checkpoint of the output folder.
+
+    Raises:
+        ValueError: for pictures that cannot be read, or settings that do not fit together; before training starts.
+    """
+    examples = check_pictures(read_folder(config.data.folder), config.data.size, skip=config.data.skip_broken)
+    return train(lambda accelerator: DiffusionStage(config, examples, accelerator), config.run, resume=resume)

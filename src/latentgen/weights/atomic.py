@@ -1,0 +1,45 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a fresh name beside `path` to write to; when the block ends well, that file becomes `path` in one step.
+
+    A process that is killed leaves the old file, and a block that raises leaves nothing new. The folder is made if it
+    is missing. The file gets the permissions that the umask allows.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+    fresh.touch(exist_ok=False)
+    mode = fresh.stat().st_mode & 0o777
+    try:
+        yield fresh
+        with open(fresh, "rb+") as file:  # the data first, then the name: a power cut must not leave an empty file
+            os.fsync(file.fileno())
+        fresh.chmod(mode)  # safetensors puts a file of its own there, which only the owner may read
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renaming itself durable, where the system can do that."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems refuse; the rename has happened all the same
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,98 @@
+"""JSON files of a model folder, and paths that stay inside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from latentgen.weights.atomic import replacing
+from latentgen.weights.errors import WeightsError
+
+MAX_JSON_BYTES = 16 * 2**20  # the largest file in use, a tokenizer.json, has 4 MB
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        WeightsError: if it is missing, larger than 16 MiB, not JSON in UTF-8, or not an object.
+    """
+    path = Path(path)
+    try:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise WeightsError(
+            f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}. Fetch the file again."
+        ) from error
+    except RecursionError as error:
+        raise WeightsError(f"{path} is nested too deeply to be a model's file. Fetch the file again.") from error
+    except ValueError as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{path} is not JSON ({error}). Fetch the file again.") from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} holds a {type(value).__name__}, not an object in braces. Fetch the file again.")
+    return value
+
+
+def read_text(path: Path) -> str:
+    """Read a small text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        WeightsError: if it is missing, a folder, larger than 16 MiB, or not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} does not exist: check the name, or fetch the file again.") from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}): a file is expected there.") from error
+    if len(data) > MAX_JSON_BYTES:
+        raise WeightsError(f"{path} is larger than {MAX_JSON_BYTES} bytes, too large for a model's settings.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}).") from error
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write a JSON file in one step, keys in the order given; its folder is made if it is missing."""
+    text = json.dumps(dict(content), indent=2, ensure_ascii=False) + "\n"
+    write_text(Path(path), text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 in one step."""
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8", newline="\n")
+
+
+def component_path(root: str | os.PathLike[str], *names: str) -> Path:
+    """Join names that a file gave (`model_index.json`, an index of shards) to a folder, and never leave it.
+
+    Only the names are judged: a link inside the folder may point elsewhere, as all files in the Hub's cache do.
+
+    Args:
+        root: the folder.
+        names: one plain file or folder name per level.
+
+    Raises:
+        WeightsError: for a name with a separator or a drive, "." or "..", or nothing at all.
+    """
+    for name in names:
+        plain = (
+            isinstance(name, str)
+            and name not in {"", ".", ".."}
+            and "\0" not in name
+            and name == PurePosixPath(name).name == PureWindowsPath(name).name
+        )
+        if not plain:
+            raise WeightsError(
+                f"{name!r} is not a plain name inside {root}: a model's files must lie in its own folder. Do not use "
+                "this model unless you trust where it comes from."
+            )
+    return Path(root, *names)

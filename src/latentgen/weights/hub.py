@@ -1,0 +1,218 @@
+"""From a model's name to its folder on this machine: a path, or a repository of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from latentgen.weights.config_files import read_json
+from latentgen.weights.errors import WeightsError
+from latentgen.weights.weight_files import (
+    PICKLES,
+    STEMS,
+    check_variant,
+    choose,
+    is_shard,
+    nothing_found,
+)
+
+UNUSED_COMPONENTS = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+"""Parts of published model folders that nothing here runs; the first alone weighs 1.2 GB."""
+
+ROOT_FILES = frozenset({"model_index.json", "config.json"})  # of a whole model; of a component that is a repository
+
+
+def resolve_model(
+    path_or_id: str | os.PathLike[str],
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """Find a model's folder, and download it if it is named by its Hub id and not here yet.
+
+    Of a repository only settings, tokenizer files and the safetensors of the variant are fetched.
+
+    Args:
+        path_or_id: an existing folder, or "owner/name".
+        variant: for example "fp16"; components without it come in their plain form.
+        revision: branch, tag or commit; None is "main".
+        cache_dir: None is the Hub client's own cache (`HF_HOME`, `HF_HUB_CACHE`).
+        local_files_only: never use the network, as when `HF_HUB_OFFLINE=1` is set.
+        token: for private and gated repositories; None is the one that `hf auth login` stored.
+
+    Raises:
+        WeightsError: naming what was looked for, where, and how to get it.
+    """
+    check_variant(variant)
+    name = os.fspath(path_or_id)
+    if not name:
+        raise WeightsError("No model was named: give a folder, or a Hub id of the form owner/name.")
+    path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise WeightsError(f"{name} is a file; a model folder is expected here, one that holds a model_index.json.")
+    if isinstance(path_or_id, os.PathLike) or _looks_like_a_path(name):
+        raise WeightsError(
+            f"{name} does not exist: there is no such folder (seen from {Path.cwd()}). Check the path, or give a Hub "
+            "id of the form owner/name."
+        )
+    _check_id(name)
+    if local_files_only or _offline():
+        return _from_cache(name, revision, cache_dir, "the network is not used (HF_HUB_OFFLINE or local_files_only)")
+    return _download(name, variant, revision, cache_dir, token)
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+
+
+def _check_id(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise WeightsError(f"{name!r} is neither a folder that exists nor a Hub id: {error}") from error
+    if "/" not in name:
+        raise WeightsError(f"{name!r} is neither a folder that exists nor a Hub id of the form owner/name.")
+
+
+def _offline() -> bool:
+    """Whether the user switched the network off, before or after the Hub client was imported."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _from_cache(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, reason: str) -> Path:
+    """The snapshot that the cache has, without asking anyone whether it is whole: the loaders see what is missing."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    for file in sorted(ROOT_FILES, reverse=True):
+        found = try_to_load_from_cache(name, file, cache_dir=cache_dir, revision=revision)
+        if isinstance(found, str):
+            return Path(found).parent
+    raise WeightsError(
+        f"{name} (revision {revision or 'main'}) is not in the cache {cache_dir or constants.HF_HUB_CACHE}, and "
+        f"{reason}. With a network, run `hf download {name}`, or unset HF_HUB_OFFLINE and pass local_files_only=False; "
+        "or give the path of a folder that holds the model."
+    )
+
+
+def _download(
+    name: str,
+    variant: str | None,
+    revision: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    token: str | bool | None,
+) -> Path:
+    import httpx
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        listing = HfApi(token=token).model_info(name, revision=revision, timeout=20)
+        names = [file.rfilename for file in listing.siblings or []]
+        index: Mapping[str, object] | None = None
+        if "model_index.json" in names:
+            index = read_json(
+                hf_hub_download(name, "model_index.json", revision=revision, cache_dir=cache_dir, token=token)
+            )
+        files = files_to_fetch(names, index, variant, name)
+        # Names are given as patterns; a bracket in a name would be read as a set of characters.
+        patterns = [file.replace("[", "[[]") for file in files]
+        return Path(
+            snapshot_download(name, revision=revision, cache_dir=cache_dir, token=token, allow_patterns=patterns)
+        )
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"{name} is gated: accept its terms at https://huggingface.co/{name}, then log in with `hf auth login` or "
+            "pass token=..."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise WeightsError(
+            f"{name} is not on the Hub, or it is private: check the spelling; for a private one log in with "
+            "`hf auth login` or pass token=...; for a folder on this machine give its path (it does not exist here)."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise WeightsError(
+            f"{name} has no revision {revision!r}: its branches and tags are at https://huggingface.co/{name}/tree/main."
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, ConnectionError, TimeoutError) as error:
+        why = f"the Hub cannot be reached ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        folder = _from_cache(name, revision, cache_dir, why)
+        warnings.warn(f"{why}: {name} is read from the cache, {folder}.", stacklevel=3)
+        return folder
+
+
+def files_to_fetch(
+    names: Collection[str], index: Mapping[str, object] | None, variant: str | None, repository: str
+) -> list[str]:
+    """Choose among a repository's files those that a pipeline reads.
+
+    Args:
+        names: paths of all files, with "/" between folder and name.
+        index: content of `model_index.json`; None for a repository that is a single component.
+        variant: as in `resolve_model`.
+        repository: its name, for errors.
+
+    Raises:
+        WeightsError: if a component has pickles only.
+    """
+    folders: dict[str, list[str]] = {}
+    for path in names:
+        folder, _, file = path.rpartition("/")
+        folders.setdefault(folder, []).append(file)
+    root = folders.pop("", [])
+    if index is None:
+        wanted = [file for file in root if file == "config.json"] + _weights(repository, root, variant)
+        if not wanted:
+            raise WeightsError(
+                f"{repository} holds no model that can be read: model_index.json or config.json is missing."
+            )
+        return sorted(wanted)
+    wanted = ["model_index.json"]
+    for component in sorted(_components(index) & folders.keys()):
+        there = folders[component]
+        settings = [file for file in there if file.endswith((".json", ".txt")) and ".index." not in file]
+        wanted += [
+            f"{component}/{file}" for file in (*settings, *_weights(f"{repository}/{component}", there, variant))
+        ]
+    return sorted(wanted)
+
+
+def _components(index: Mapping[str, object]) -> set[str]:
+    """The names in a `model_index.json` that stand for a component which is there and is used."""
+    return {
+        name
+        for name, entry in index.items()
+        if isinstance(entry, list) and len(entry) == 2 and all(entry) and name not in UNUSED_COMPONENTS
+    }
+
+
+def _weights(where: str, names: Collection[str], variant: str | None) -> list[str]:
+    """The weights of one folder: a single file, or an index and all shards of its variant; nothing for a scheduler."""
+    for stem in STEMS:
+        chosen = choose(names, stem, variant)
+        if chosen is not None:
+            name, found = chosen
+            if name.endswith(".safetensors"):
+                return [name]
+            return [name, *(file for file in names if is_shard(file, stem, found))]
+    if any(name.endswith((*PICKLES, ".safetensors")) for name in names):
+        stem = STEMS[0] if any(name.startswith(STEMS[0]) for name in names) else STEMS[1]
+        raise nothing_found(where, names, stem, variant)
+    return []

@@ -1,0 +1,108 @@
+"""Filling a network with tensors, strictly: a parameter is never left random or empty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from latentgen.weights.errors import WeightsError
+
+LISTED = 10  # names of each kind in an error
+
+INPUT_CHANNELS = {
+    5: "a depth-to-image checkpoint",
+    7: "an x4 upscaler or an LDM inpainting checkpoint",
+    8: "an image-editing (InstructPix2Pix) checkpoint",
+    9: "an inpainting checkpoint",
+}
+"""What a UNet with so many input channels was trained for, when 4 were expected."""
+
+FOREIGN_PREFIXES = {
+    "model.diffusion_model.": "It is a whole model in one file, not one component of a model folder.",
+    "first_stage_model.": "It is a whole model in one file, not one component of a model folder.",
+    "cond_stage_model.": "It is a whole model in one file, not one component of a model folder.",
+    "lora_": "It is an adapter (LoRA): load the model it was made for, and then the adapter.",
+    "unet.": "It is an adapter (LoRA): load the model it was made for, and then the adapter.",
+}
+"""Beginnings of tensor names that betray another kind of file."""
+
+
+def fill(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: torch.device, source: str
+) -> None:
+    """Give a network that was built on the meta device its weights, and make it ready to run: frozen and in eval mode.
+
+    Where dtype and device already fit, a parameter is the very tensor given (memory-mapped, if it was read so).
+
+    Args:
+        module: its persistent buffers are filled too; its other buffers must hold their numbers already.
+        tensors: exactly the names and shapes of `module.state_dict()`.
+        dtype: of floating-point parameters and persistent buffers; integers keep theirs.
+        device: where everything goes.
+        source: the file or folder, for errors.
+
+    Raises:
+        WeightsError: if a tensor is missing, unexpected, of another shape, or an integer in a fraction's place. The
+            module is unchanged then.
+        RuntimeError: if a buffer outside the file was left on the meta device, a mistake of whoever built the module.
+    """
+    expected = module.state_dict()
+    hollow = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in expected]
+    if hollow:
+        raise RuntimeError(f"{', '.join(hollow)}: no file holds these buffers; give them their values before fill().")
+    _check(expected, tensors, source)
+
+    def ready(name: str) -> Tensor:
+        kind = dtype if expected[name].is_floating_point() else expected[name].dtype
+        return tensors[name].detach().to(device=device, dtype=kind)
+
+    module.load_state_dict({name: ready(name) for name in expected}, assign=True)
+    for child in module.modules():
+        for name, buffer in child.named_buffers(recurse=False):
+            child._buffers[name] = buffer.to(device)  # those outside the file; their dtype is the builder's choice
+    module.requires_grad_(False).eval()
+
+
+def _check(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    missing = sorted(expected.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - expected.keys())
+    both = sorted(expected.keys() & tensors.keys())
+    shaped = [name for name in both if expected[name].shape != tensors[name].shape]
+    quantised = [name for name in both if expected[name].is_floating_point() and not tensors[name].is_floating_point()]
+    if not (missing or unexpected or shaped or quantised):
+        return
+    lines = [f"{source} does not fit its config.json:"]
+    lines += _list(
+        [
+            f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(expected[name].shape)} in the model"
+            for name in shaped
+        ]
+    )
+    lines += _list([f"{name} {tuple(expected[name].shape)} is missing in the file" for name in missing])
+    lines += _list([f"{name} {tuple(tensors[name].shape)} is in the file and not in the model" for name in unexpected])
+    lines += _list(
+        [f"{name} is {tensors[name].dtype} in the file: quantised weights cannot be read" for name in quantised]
+    )
+    raise WeightsError("\n".join([*lines, _remedy(expected, tensors, unexpected)]))
+
+
+def _list(lines: list[str]) -> list[str]:
+    more = [f"  ... and {len(lines) - LISTED} more of the kind"] if len(lines) > LISTED else []
+    return [f"  {line}" for line in lines[:LISTED]] + more
+
+
+def _remedy(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], unexpected: list[str]) -> str:
+    if "conv_in.weight" in expected and "conv_in.weight" in tensors:
+        built, given = expected["conv_in.weight"], tensors["conv_in.weight"]
+        channels = given.shape[1] if given.ndim == 4 else 0
+        if built.shape[1] != channels and channels in INPUT_CHANNELS:
+            kind = INPUT_CHANNELS[channels]
+            return f'A file with {channels} input channels is {kind}: set "in_channels": {channels} in config.json.'
+    for prefix, hint in FOREIGN_PREFIXES.items():
+        if any(name.startswith(prefix) for name in unexpected):
+            return hint
+    return (
+        "Weights and config.json are of different models, or one is incomplete: fetch both again from the same place."
+    )

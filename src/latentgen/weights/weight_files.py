@@ -1,0 +1,85 @@
+"""Which files of a component's folder are its weights: the names that diffusers and transformers use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from latentgen.weights.errors import WeightsError
+
+STEMS = ("diffusion_pytorch_model", "model")  # networks of diffusers; networks of transformers
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+
+def check_variant(variant: str | None) -> None:
+    """Refuse a variant that could not stand between two dots of a file name."""
+    if variant is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", variant):
+        raise ValueError(f"variant={variant!r} must be letters, digits, _ or -, for example 'fp16'.")
+
+
+def single_name(stem: str, variant: str | None) -> str:
+    """The name of weights in one file."""
+    return f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
+
+
+def index_names(stem: str, variant: str | None) -> tuple[str, ...]:
+    """The names that an index of shards can have: the one that is written first, then the older one."""
+    if variant is None:
+        return (f"{stem}.safetensors.index.json",)
+    return (f"{stem}.safetensors.index.{variant}.json", f"{stem}.safetensors.{variant}.index.json")
+
+
+def shard_name(stem: str, variant: str | None, number: int, count: int) -> str:
+    """The name of shard `number`, counted from 1, of `count`."""
+    return (
+        f"{stem}.{variant}-{number:05d}-of-{count:05d}.safetensors"
+        if variant
+        else (f"{stem}-{number:05d}-of-{count:05d}.safetensors")
+    )
+
+
+def is_shard(name: str, stem: str, variant: str | None) -> bool:
+    """Whether `name` is a shard of this variant, with the variant before the numbers or (older) behind them."""
+    middle = rf"\.{re.escape(variant)}" if variant else ""
+    numbers = r"-\d{5}-of-\d{5}"
+    return re.fullmatch(rf"{re.escape(stem)}(?:{middle}{numbers}|{numbers}{middle})\.safetensors", name) is not None
+
+
+def choose(names: Collection[str], stem: str, variant: str | None) -> tuple[str, str | None] | None:
+    """Choose between the weights in a folder.
+
+    Args:
+        names: the names of the files there.
+        stem: "diffusion_pytorch_model" or "model".
+        variant: for example "fp16"; where the folder has none of it, the plain weights are taken.
+
+    Returns:
+        The single file or the index, and the variant that it belongs to; None if the folder has neither.
+    """
+    for wanted in dict.fromkeys((variant, None)):
+        for name in (single_name(stem, wanted), *index_names(stem, wanted)):
+            if name in names:
+                return name, wanted
+    return None
+
+
+def nothing_found(where: str, names: Collection[str], stem: str, variant: str | None) -> WeightsError:
+    """The error for a folder without usable weights: what was looked for, what is there, and what to do."""
+    looked = [name for v in dict.fromkeys((variant, None)) for name in (single_name(stem, v), *index_names(stem, v))]
+    pattern = re.compile(rf"{re.escape(stem)}\.([A-Za-z0-9_-]+?)(?:-\d{{5}}-of-\d{{5}})?\.safetensors")
+    variants = sorted({match[1] for name in names if (match := pattern.fullmatch(name))})
+    pickles = sorted(name for name in names if name.endswith(PICKLES))
+    if variants:
+        remedy = f"Pass variant={' or '.join(map(repr, variants))} to read what is there."
+    elif pickles:
+        remedy = (
+            f"{pickles[0]} is a pickle: opening one can run code, so it is not opened. Look for a release of the model "
+            "in safetensors, or convert it once where you trust it: load it with diffusers or transformers and call "
+            "save_pretrained(folder, safe_serialization=True)."
+        )
+    else:
+        remedy = "Fetch the weights, or check that this is the component's folder."
+    there = ", ".join(sorted(names)[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return WeightsError(
+        f"{where} has no weights. Looked for {', '.join(looked)}; there is {there or 'nothing'}. {remedy}"
+    )
