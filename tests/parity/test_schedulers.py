@@ -38,6 +38,8 @@ SD = {
     "clip_sample": False,
     "skip_prk_steps": True,
 }
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # theirs, with NumPy 2
+
 KINDS = ("epsilon", "sample", "v_prediction")
 SPACINGS = ("leading", "linspace", "trailing")
 REFUSE_SAMPLE = ("PNDMScheduler", "EulerAncestralDiscreteScheduler")
@@ -188,6 +190,17 @@ def test_steps_that_do_not_divide_the_timesteps(name: str, spacing: str, n: int)
     check(name, {**SD, "timestep_spacing": spacing}, n, true_gaps=gaps)
 
 
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_the_timesteps_of_every_step_count(spacing: str) -> None:
+    """Half of the counts put some timestep halfway between two whole ones; they must be rounded the same way."""
+    config = {**SD, "timestep_spacing": spacing}
+    ours, theirs = SCHEDULERS["DDIMScheduler"].from_config(config), build_theirs("DDIMScheduler", config)
+    for n in range(1, 1000):
+        theirs.set_timesteps(n)
+        given = theirs.timesteps.tolist()[:n]  # see test_their_trailing_has_a_step_too_many
+        assert [int(t) for t in ours.plan(n).timesteps] == given
+
+
 @pytest.mark.parametrize("n", [1, 10])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
@@ -251,18 +264,27 @@ def test_an_end_at_the_lowest_trained_level(name: str) -> None:
             check(name, {**SD, "final_sigmas_type": "sigma_min", "use_karras_sigmas": karras}, n)
 
 
-@pytest.mark.parametrize("ending", [{}, {"euler_at_final": True}, {"lower_order_final": False},
-                                    {"lower_order_final": False, "final_sigmas_type": "sigma_min"}])  # fmt: skip
+ODE, SDE = "dpmsolver++", "sde-dpmsolver++"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        {},
+        {"euler_at_final": True},
+        {"lower_order_final": False},
+        {"lower_order_final": False, "final_sigmas_type": "sigma_min"},
+    ],
+)
 @pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
-@pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("algorithm", ["dpmsolver++", "sde-dpmsolver++"])
+@pytest.mark.parametrize(("algorithm", "order"), [(ODE, 1), (ODE, 2), (ODE, 3), (SDE, 1), (SDE, 2)])
 def test_dpm_solver_variants(algorithm: str, order: int, solver_type: str, ending: dict[str, Any]) -> None:
-    if algorithm == "sde-dpmsolver++" and order == 3:
-        pytest.skip("their weight is wrong: test_their_stochastic_order_3_has_a_wrong_sign")
-    for n in (1, 2, 3, 14, 20):
-        for kind in KINDS:
-            config = {**SD, **ending, "algorithm_type": algorithm, "solver_order": order, "solver_type": solver_type}
-            check("DPMSolverMultistepScheduler", {**config, "prediction_type": kind}, n)
+    # Their stochastic order 3 is wrong: see test_their_stochastic_order_3_has_a_wrong_sign.
+    for kind, n in zip(
+        ("epsilon", "v_prediction", "sample", "epsilon", "v_prediction"), (1, 2, 3, 14, 20), strict=True
+    ):
+        config = {**SD, **ending, "algorithm_type": algorithm, "solver_order": order, "solver_type": solver_type}
+        check("DPMSolverMultistepScheduler", {**config, "prediction_type": kind}, n)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8])
@@ -347,7 +369,7 @@ def test_their_previous_timestep_is_not_the_next_knot(name: str, spacing: str) -
 
 @pytest.mark.parametrize("n", [61, 103, 122])
 def test_their_trailing_has_a_step_too_many(n: int) -> None:
-    """For 62 of the step counts up to 1000, rounding gives a timestep more: -1, the table's last and noisiest entry."""
+    """For 62 of the step counts up to 1000, rounding gives a timestep more: -1, which they read as the noisiest."""
     theirs = build_theirs("DDIMScheduler", {**SD, "timestep_spacing": "trailing"})
     theirs.set_timesteps(n)
     plan = SCHEDULERS["DDIMScheduler"].from_config({**SD, "timestep_spacing": "trailing"}).plan(n)

@@ -115,6 +115,7 @@ INERT = frozenset(
         "noise_sampler_seed",
         "predict_x0",
         "sample_max_value",
+        "shift_terminal",
         "solver_p",
         "tensor_format",
         "time_shift_type",

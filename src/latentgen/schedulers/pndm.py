@@ -39,11 +39,11 @@ class PNDMScheduler(Scheduler):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """See `Scheduler.from_config`."""
-        unsaid = "skip_prk_steps" not in config or "skip_prk_steps" in (config.get("_use_default_values") or ())
-        if unsaid and config.get("_class_name") == cls.__name__:
+        is_pndms = config.get("_class_name") == cls.__name__
+        if config.get("skip_prk_steps", not is_pndms) is False:
             raise ValueError(
-                "A scheduler_config.json of PNDMScheduler without skip_prk_steps asks for the Runge-Kutta start, which "
-                'is not implemented. Add "skip_prk_steps": true to it.'
+                "skip_prk_steps=False, which is what a PNDMScheduler file without that field means, asks for the "
+                'Runge-Kutta start, and that is not implemented. Set "skip_prk_steps": true.'
             )
         return super().from_config(config)
 
@@ -67,8 +67,9 @@ class PNDMScheduler(Scheduler):
         return self._move(latents, sum(weighted[1:], weighted[0]), i, plan), past[:3]
 
     def _output(self, prediction: Prediction, i: int, plan: Plan) -> Tensor:
-        # What is extrapolated is what the network gives, so v for a v model. Extrapolating eps there would be as good,
-        # but would give other pictures than those that people know. A network that predicts x0 is taken to predict eps.
+        # What is extrapolated is what the network gives: v for a v model, and that has order 1 only, where eps would have
+        # order 2. It is kept, because the pictures that people know are made that way. A network that predicts x0 is new
+        # to this solver, and taken to predict eps.
         if self.prediction_type == "v_prediction":
             return plan.alphas[i] * prediction.eps - plan.sigmas[i] * prediction.x0
         return prediction.eps

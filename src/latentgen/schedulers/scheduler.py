@@ -39,7 +39,7 @@ class Scheduler(ABC):
         beta_end: last variance, in (0, 1).
         beta_schedule: what lies between: see `latentgen.diffusion.make_betas`.
         trained_betas: (T,) the variances themselves, instead of the three fields above.
-        prediction_type: what the network's output means. A solver does not read it: it is given a `denoise`.
+        prediction_type: what the network's output means. A step is given a `denoise` and need not know (PNDM does).
         steps_offset: added to the timesteps of "leading" spacing.
         timestep_spacing: how the timesteps of a plan lie among the T trained ones (Lin et al. 2024, table 2).
         rescale_betas_zero_snr: shift the noise schedule so that its last timestep is pure noise.
