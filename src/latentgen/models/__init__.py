@@ -1,0 +1,6 @@
+"""Networks, one per file, each beside its config."""
+
+from latentgen.models.autoencoder_kl import AutoencoderConfig, AutoencoderKL
+from latentgen.models.unet import UNet2DConditionModel, UNetConfig
+
+__all__ = ["AutoencoderConfig", "AutoencoderKL", "UNet2DConditionModel", "UNetConfig"]

@@ -1,1 +1,6 @@
 """Components put together: prompts and pictures in, pictures out."""
+
+from latentgen.pipelines.output import ImageOutput
+from latentgen.pipelines.text2image import Text2ImagePipeline
+
+__all__ = ["ImageOutput", "Text2ImagePipeline"]

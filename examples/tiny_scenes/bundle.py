@@ -1,0 +1,37 @@
+"""Writes a trained model as float16 into the package.
+
+python examples/tiny_scenes/bundle.py runs/tiny_scenes/diffusion/model src/latentgen/bundled/tiny_scenes
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from latentgen import Text2ImagePipeline
+
+LIMIT = 20_000_000  # bytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    arguments = parser.parse_args()
+
+    pipe = Text2ImagePipeline.from_pretrained(arguments.source, device="cpu", dtype="float32")
+    for module in (pipe.vae, pipe.unet, pipe.text_encoder):
+        module.to(torch.float16)
+    shutil.rmtree(arguments.target, ignore_errors=True)
+    pipe.save_pretrained(arguments.target)
+    size = sum(path.stat().st_size for path in arguments.target.rglob("*") if path.is_file())
+    print(f"{arguments.target}: {size} bytes")
+    if size > LIMIT:
+        raise SystemExit(f"the bundled model must have at most {LIMIT} bytes")
+
+
+if __name__ == "__main__":
+    main()
