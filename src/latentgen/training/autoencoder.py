@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from latentgen.models.autoencoder_kl import AutoencoderKL
-from latentgen.training.config import AutoencoderTraining
+from latentgen.training.config import AutoencoderTraining, check_agreement
 from latentgen.training.data import Example, check_pictures, load_picture, order, read_folder, to_tensor
 from latentgen.training.grid import save_grid
 from latentgen.training.loop import Batch, train
@@ -30,23 +30,27 @@ MEASURED = 1024  # pictures that the latent scale is measured on
 class AutoencoderStage:
     """Pictures, cut to random squares, through the autoencoder and back."""
 
-    def __init__(self, config: AutoencoderTraining, examples: Sequence[Example], accelerator: Accelerator) -> None:
+    def __init__(self, config: AutoencoderTraining, accelerator: Accelerator) -> None:
         self.config = config
-        self.examples = examples
         self.device = accelerator.device
-        self.module: nn.Module
-        data, run = config.data, config.run
-        if run.init_from is not None:
-            self.autoencoder = AutoencoderKL.from_pretrained(run.init_from, device=self.device, dtype=torch.float32)
-        else:
-            self.autoencoder = AutoencoderKL.from_config({"sample_size": data.crop or data.size, **config.model})
-        self.autoencoder.requires_grad_(True).to(memory_format=torch.channels_last)
-        self.module = self.autoencoder
-        side, factor = data.crop or data.size, self.autoencoder.config.factor
-        if side % factor or side > data.size:
-            raise ValueError(
-                f"pictures of {side} pixels do not fit: the autoencoder's factor is {factor}, the size {data.size}."
-            )
+        self.autoencoder = self._network()
+        self.autoencoder.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module: nn.Module = self.autoencoder
+        data, factor = config.data, self.autoencoder.config.factor
+        for name, side in (("size", data.size), ("crop", data.crop)):
+            if side is not None and side % factor:
+                raise ValueError(f"[data] {name}={side} must be a multiple of {factor}, the autoencoder's factor.")
+        self.examples = check_pictures(
+            read_folder(data.folder), data.size, skip=data.skip_broken, show=accelerator.is_main_process
+        )
+
+    def _network(self) -> AutoencoderKL:
+        settings, data, folder = self.config.model, self.config.data, self.config.run.init_from
+        if folder is None:
+            return AutoencoderKL.from_config({"sample_size": data.crop or data.size, **settings})
+        autoencoder = AutoencoderKL.from_pretrained(folder, device=self.device, dtype=torch.float32)
+        check_agreement("model", settings, autoencoder.config, folder)
+        return autoencoder
 
     def batch(self, index: int, process: int, processes: int) -> Batch:
         data, run = self.config.data, self.config.run
@@ -66,32 +70,34 @@ class AutoencoderStage:
         reconstructions, posterior = module(batch["pictures"], batch["noise"])
         return first_stage_loss(batch["pictures"], reconstructions.float(), posterior, **asdict(self.config.loss))
 
-    def _pictures(self, count: int) -> Tensor:
-        chosen = self.examples[:count]
-        return to_tensor([load_picture(e.path, self.config.data.size) for e in chosen])
+    def _pictures(self, examples: Sequence[Example]) -> Tensor:
+        return to_tensor([load_picture(e.path, self.config.data.size) for e in examples]).to(self.device)
 
     def draw(self, path: Path) -> None:
         """Pictures above their reconstructions."""
-        pictures = self._pictures(SHOWN)
-        decoded = self.autoencoder.decode(self.autoencoder.encode(pictures.to(self.device)).mode())
-        save_grid(torch.cat([pictures, decoded.float().cpu()]), path, columns=len(pictures))
+        pictures = self._pictures(self.examples[:SHOWN])
+        decoded = self.autoencoder.decode(self.autoencoder.encode(pictures).mode())
+        save_grid(torch.cat([pictures, decoded.float()]), path, columns=len(pictures))
 
     def export(self, folder: Path) -> None:
         """Write the autoencoder with `scaling_factor` = 1 / std of its latents, so that they have unit variance."""
-        squares, sums, count = 0.0, 0.0, 0
-        for start in range(0, min(MEASURED, len(self.examples)), 16):
-            pictures = to_tensor(
-                [load_picture(e.path, self.config.data.size) for e in self.examples[start : start + 16]]
-            )
-            posterior = self.autoencoder.encode(pictures.to(self.device))
-            z = posterior.mean.double()
-            sums, count = sums + float(z.sum()), count + z.numel()
-            squares += float((z**2).sum() + posterior.logvar.double().exp().sum())
-        std = math.sqrt(squares / count - (sums / count) ** 2)
         self.autoencoder.config = replace(
-            self.autoencoder.config, scaling_factor=round(1 / std, 6), sample_size=self.config.data.size
+            self.autoencoder.config,
+            scaling_factor=float(f"{1 / self._latent_std():.6g}"),
+            sample_size=self.config.data.size,
         )
         self.autoencoder.save_pretrained(folder)
+
+    def _latent_std(self) -> float:
+        """Standard deviation of latents drawn from the posteriors of pictures spread over the training set."""
+        spread = self.examples[:: max(1, len(self.examples) // MEASURED)][:MEASURED]
+        squares, sums, count = 0.0, 0.0, 0
+        for start in range(0, len(spread), 16):
+            posterior = self.autoencoder.encode(self._pictures(spread[start : start + 16]))
+            mean, variance = posterior.mean.double(), posterior.logvar.double().exp()
+            sums, count = sums + float(mean.sum()), count + mean.numel()
+            squares += float((mean**2 + variance).sum())
+        return math.sqrt(squares / count - (sums / count) ** 2)
 
 
 def train_autoencoder(config: AutoencoderTraining, *, resume: bool = False) -> Path:
@@ -104,5 +110,4 @@ def train_autoencoder(config: AutoencoderTraining, *, resume: bool = False) -> P
     Raises:
         ValueError: for pictures that cannot be read, or settings that do not fit together; before training starts.
     """
-    examples = check_pictures(read_folder(config.data.folder), config.data.size, skip=config.data.skip_broken)
-    return train(lambda accelerator: AutoencoderStage(config, examples, accelerator), config.run, resume=resume)
+    return train(lambda accelerator: AutoencoderStage(config, accelerator), config.run, resume=resume)

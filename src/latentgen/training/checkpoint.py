@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from latentgen.training.ema import EMA
+from latentgen.training.folders import replacing_folder
 from latentgen.weights.config_files import read_json, write_json
 from latentgen.weights.safetensors_io import read_tensors, write_tensors
 
@@ -52,16 +52,16 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def save(folder: Path, step: int, state: RunState, *, keep: int) -> Path:
     """Write the checkpoint after `step` steps, then remove all but the newest `keep`.
 
-    It is written under another name and renamed: a kill or a full disk leaves the checkpoints before it whole.
+    It is written under another name and renamed: a kill or a full disk leaves the checkpoints before it whole. What
+    a killed run left half-written is removed.
 
     Raises:
         OSError: if it cannot be written; nothing of it is left behind.
     """
+    for half_written in folder.glob(".step-*"):
+        shutil.rmtree(half_written, ignore_errors=True)
     final = folder / f"step-{step:08d}"
-    fresh = folder / f".{final.name}.tmp"
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        fresh.mkdir(parents=True)
+    with replacing_folder(final) as fresh:
         write_tensors(fresh / "model.safetensors", state.module.state_dict())
         write_tensors(fresh / "optimizer.safetensors", _optimizer_tensors(state))
         facts: dict[str, Any] = {"step": step}
@@ -71,12 +71,6 @@ def save(folder: Path, step: int, state: RunState, *, keep: int) -> Path:
         if state.scaler is not None:
             facts["scaler"] = state.scaler.state_dict()
         write_json(fresh / "state.json", facts)
-        if final.exists():
-            shutil.rmtree(final)
-        os.rename(fresh, final)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
     for _, old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -87,7 +81,7 @@ def restore(checkpoint: Path, state: RunState) -> int:
 
     Raises:
         WeightsError: if a file of the checkpoint is broken.
-        ValueError: if it is of another network.
+        ValueError: if it is of another network, or without the moving average that the run keeps.
     """
     facts = read_json(checkpoint / "state.json")
     weights = read_tensors(checkpoint / "model.safetensors")
@@ -99,19 +93,27 @@ def restore(checkpoint: Path, state: RunState) -> int:
             "resume with the config that the run was started with, or choose another output."
         )
     state.module.load_state_dict(weights)
-    saved = read_tensors(checkpoint / "optimizer.safetensors")
-    for name, parameter in _parameters(state).items():
-        prefix = f"{name}."
-        entries = {k.removeprefix(prefix): v for k, v in saved.items() if k.rpartition(".")[0] == name}
-        if entries:
-            # Step counts stay on the CPU, where the optimiser keeps them.
-            state.optimizer.state[parameter] = {
-                k: v.clone() if v.ndim == 0 else v.to(parameter.device, copy=True) for k, v in entries.items()
-            }
+    _restore_optimizer(read_tensors(checkpoint / "optimizer.safetensors"), state)
     if state.ema is not None:
+        if "ema_updates" not in facts:
+            raise ValueError(
+                f"{checkpoint} is of a run without a moving average: resume without ema_decay, or choose another output."
+            )
         for name, tensor in read_tensors(checkpoint / "ema.safetensors").items():
             state.ema.shadow[name].copy_(tensor)
         state.ema.updates = int(facts["ema_updates"])
-    if state.scaler is not None:
+    if state.scaler is not None and "scaler" in facts:
         state.scaler.load_state_dict(facts["scaler"])
     return int(facts["step"])
+
+
+def _restore_optimizer(tensors: dict[str, Tensor], state: RunState) -> None:
+    parameters = _parameters(state)
+    for key, saved in tensors.items():
+        name, _, field = key.rpartition(".")
+        parameter = parameters[name]
+        if saved.ndim == 0 and parameter.ndim > 0:
+            value = saved.clone()  # a step count: it stays on the CPU, where the optimiser keeps it
+        else:
+            value = torch.empty_like(parameter).copy_(saved)  # with the parameter's strides, as the optimiser makes it
+        state.optimizer.state[parameter][field] = value

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
+import warnings
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import torch
+
+from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.models.model import Model
+from latentgen.models.unet import UNet2DConditionModel
+from latentgen.schedulers import SCHEDULERS, Scheduler
 
 C = TypeVar("C")
+
+
+def _check(section: str, config: object, least: float, *names: str, below: float = math.inf) -> None:
+    """Raise ValueError unless the fields named are None or in [least, below)."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not least <= value < below:
+            rule = f"at least {least}" if below == math.inf else f"in [{least}, {below})"
+            raise ValueError(f"[{section}] {name}={value} must be {rule}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +47,11 @@ class DataConfig:
     crop: int | None = None
     skip_broken: bool = False
 
+    def __post_init__(self) -> None:
+        _check("data", self, 1, "size", "crop")
+        if self.crop is not None and self.crop > self.size:
+            raise ValueError(f"[data] crop={self.crop} must be at most size={self.size}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -43,12 +67,14 @@ class RunConfig:
         weight_decay, beta1, beta2: of AdamW (Loshchilov and Hutter 2019).
         clip_norm: longest gradient that is let through.
         accumulate: batches whose gradients make up one step.
-        ema_decay: of the exponential moving average of the weights, which is what is exported; None has none.
+        ema_decay: of the exponential moving average of the weights, which is what is exported; 0 follows the weights
+            themselves, None has none.
         precision: "bf16", "fp16" or "no"; None is bf16 where the device computes it natively.
-        seed: of initialisation, data order and noise.
+        seed: of initialisation, data order and noise, at least 0.
         log_every, sample_every, checkpoint_every: in steps; a `sample_every` of 0 draws none.
         keep_checkpoints: how many are kept, the newest.
-        init_from: model folder whose weights the run starts from, instead of random ones.
+        init_from: folder of a trained autoencoder, or of a whole model, that the run starts from instead of random weights;
+            what the file says of the networks must agree with it.
     """
 
     output: Path
@@ -72,13 +98,21 @@ class RunConfig:
     init_from: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"[run] {name}={getattr(self, name)} must be at least 1.")
+        _check("run", self, 1, "steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints")
+        _check("run", self, 0, "warmup_steps", "decay_steps", "weight_decay", "sample_every")
+        _check("run", self, 0, "ema_decay", "beta1", "beta2", below=1)
+        _check("run", self, 0, "seed", below=2**63)
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"[run] {name}={getattr(self, name)} must be above 0.")
         if self.precision not in (None, "bf16", "fp16", "no"):
             raise ValueError(f"[run] precision={self.precision!r} must be bf16, fp16 or no.")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"[run] ema_decay={self.ema_decay} must be in [0, 1).")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear rise, plateau, linear fall over the last `decay_steps`; `step` counts from 0."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        fall = min(1.0, (self.steps - step) / max(1, self.decay_steps)) if self.decay_steps else 1.0
+        return self.learning_rate * rise * fall
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +125,9 @@ class FirstStageLossConfig:
 
     kl_weight: float = 1e-6
 
+    def __post_init__(self) -> None:
+        _check("loss", self, 0, "kl_weight")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderTraining:
@@ -100,6 +137,9 @@ class AutoencoderTraining:
     run: RunConfig
     model: dict[str, Any]
     loss: FirstStageLossConfig = field(default_factory=FirstStageLossConfig)
+
+    def __post_init__(self) -> None:
+        _check_network("model", AutoencoderKL, self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +158,15 @@ class TextConfig:
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
 
+    def __post_init__(self) -> None:
+        _check("text", self, 3, "max_length")
+        _check("text", self, 514, "vocab_size")
+        _check("text", self, 1, "hidden_size", "num_hidden_layers", "num_attention_heads")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"[text] hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
@@ -126,6 +175,10 @@ class SampleConfig:
     prompts: tuple[str, ...] = ()
     num_inference_steps: int = 50
     guidance_scale: float = 3.0
+
+    def __post_init__(self) -> None:
+        _check("samples", self, 1, "num_inference_steps")
+        _check("samples", self, 0, "guidance_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,16 +204,76 @@ class DiffusionTraining:
     def __post_init__(self) -> None:
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"condition_dropout={self.condition_dropout} must be in [0, 1].")
+        _check_network("unet", UNet2DConditionModel, self.unet)
+        self.make_scheduler().plan(self.samples.num_inference_steps)
+
+    def make_scheduler(self) -> Scheduler:
+        """The scheduler that [scheduler] describes, strictly: a key that it does not know is an error here.
+
+        Raises:
+            ValueError: naming the class or key that is not known, or does not fit.
+        """
+        name = self.scheduler.get("_class_name", "DDIMScheduler")
+        if name not in SCHEDULERS:
+            raise ValueError(f"[scheduler] _class_name={name!r} is not known; use one of {', '.join(SCHEDULERS)}.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            try:
+                scheduler = SCHEDULERS[name].from_config(self.scheduler)
+            except (ValueError, TypeError, UserWarning) as error:
+                raise ValueError(f"[scheduler] {error}") from None
+        if scheduler.prediction_type == "epsilon" and not scheduler.schedule.alphas_cumprod[-1]:
+            raise ValueError(
+                "[scheduler] rescale_betas_zero_snr ends in pure noise, from which an epsilon prediction says nothing: "
+                'set prediction_type = "v_prediction".'
+            )
+        return scheduler
 
 
-SECTIONS = {
-    "data": DataConfig,
-    "run": RunConfig,
-    "loss": FirstStageLossConfig,
-    "text": TextConfig,
-    "samples": SampleConfig,
+def _check_network(section: str, network: type[Model[Any]], settings: Mapping[str, Any]) -> None:
+    """Build the network without memory for its weights, so that what does not fit is found before anything is read."""
+    try:
+        with torch.device("meta"):
+            network.from_config(settings)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"[{section}] {error}") from None
+
+
+def check_agreement(section: str, settings: Mapping[str, Any], config: object, folder: Path) -> None:
+    """Raise ValueError unless the `config` of a network loaded from `folder` has what the run's file asks for."""
+    for name, value in settings.items():
+        found = getattr(config, name, value)
+        wanted = tuple(value) if isinstance(value, list) else value
+        if found != wanted:
+            raise ValueError(f"[{section}] {name}={value} does not agree with init_from: {folder} has {found}.")
+
+
+WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a text",
+    Path: "a path",
+    tuple: "a list of texts",
+    dict: "a table",
 }
-PATHS = {"folder", "output", "init_from", "autoencoder"}
+
+
+def _read(value: Any, kind: Any, where: str, name: str, base: Path) -> Any:
+    """Check a value of a TOML file against a field's annotation and give it that type."""
+    kind = next((k for k in get_args(kind) if NoneType in get_args(kind) and k is not NoneType), kind)
+    plain = get_origin(kind) or kind
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
+        return _build(kind, value, f"[{name}]", base)
+    if plain is Path and isinstance(value, str) and value:
+        return base / Path(value).expanduser()
+    if plain is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if plain is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if plain in (int, bool, str, dict) and type(value) is plain:
+        return value
+    raise ValueError(f"{where} {name}={value!r} must be {WORDS.get(plain, 'a table')}.")
 
 
 def _build(cls: type[C], values: Mapping[str, Any], where: str, base: Path) -> C:
@@ -170,23 +283,15 @@ def _build(cls: type[C], values: Mapping[str, Any], where: str, base: Path) -> C
     required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [n for n in required if n not in values]:
         raise ValueError(f"{where} lacks {', '.join(missing)}.")
-    built: dict[str, Any] = {}
-    for name, value in values.items():
-        if name in SECTIONS:
-            value = _build(SECTIONS[name], value, f"[{name}]", base)
-        elif name in PATHS:
-            value = base / value
-        elif isinstance(value, list):
-            value = tuple(value)
-        built[name] = value
-    return cls(**built)
+    kinds = get_type_hints(cls)
+    return cls(**{name: _read(value, kinds[name], where, name, base) for name, value in values.items()})
 
 
 def load_config(cls: type[C], path: str | os.PathLike[str]) -> C:
-    """Read the TOML file of a run.
+    """Read the TOML file of a run: `AutoencoderTraining` or `DiffusionTraining`.
 
     Raises:
-        ValueError: naming the file and the key that is missing, unknown or out of range.
+        ValueError: naming the file and the key that is missing, unknown, of another type or out of range.
     """
     path = Path(path)
     try:
@@ -194,9 +299,11 @@ def load_config(cls: type[C], path: str | os.PathLike[str]) -> C:
             values = tomllib.load(file)
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such config file.") from None
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}.") from None
     try:
-        return _build(cls, values, "the file", path.parent)
-    except (ValueError, TypeError) as error:
+        return _build(cls, values, "the file:", path.parent)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

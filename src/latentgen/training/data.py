@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from tqdm import tqdm
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -38,29 +40,27 @@ def read_folder(folder: Path) -> list[Example]:
         raise ValueError(f"{folder}: there is no such folder of pictures.")
     metadata = folder / "metadata.jsonl"
     if not metadata.exists():
-        examples = [Example(p, "") for p in sorted(folder.rglob("*")) if p.suffix.lower() in PICTURES]
+        examples = [Example(p, "") for p in sorted(folder.rglob("*")) if p.suffix.lower() in PICTURES and p.is_file()]
     else:
-        examples = []
-        with metadata.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    examples.append(_read_line(folder, f"{metadata}, line {number}", line))
+        with metadata.open("rb") as file:
+            lines = [(f"{metadata}, line {number}", line) for number, line in enumerate(file, 1) if line.strip()]
+        examples = [_read_line(folder, where, line) for where, line in lines]
     if not examples:
         raise ValueError(f"{folder} holds no pictures.")
     return examples
 
 
-def _read_line(folder: Path, where: str, line: str) -> Example:
+def _read_line(folder: Path, where: str, line: bytes) -> Example:
     try:
-        entry = json.loads(line)
+        entry = json.loads(line.decode("utf-8-sig"))
         name, text = entry["file_name"], entry.get("text", "")
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f'{where}: expected {{"file_name": ..., "text": ...}}.') from None
     if not isinstance(name, str) or not isinstance(text, str):
         raise ValueError(f"{where}: file_name and text must be strings.")
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         raise ValueError(f"{where}: {name!r} leaves the folder; file names are relative to it.")
-    if not (folder / name).is_file():
+    if not os.path.isfile(folder / name):
         raise ValueError(f"{where}: {name!r} is not there; remove the line or bring the picture.")
     return Example(folder / name, text)
 
@@ -68,27 +68,38 @@ def _read_line(folder: Path, where: str, line: str) -> Example:
 def load_picture(path: Path, size: int) -> np.ndarray:
     """Read a picture as (size, size, 3) uint8: rotated as its EXIF says, shorter side scaled, centre cut.
 
+    What is transparent becomes white; 16-bit grey is reduced to 8.
+
     Raises:
         ValueError: naming the file, for anything that is not a whole picture.
     """
     try:
         with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            picture = _to_rgb(ImageOps.exif_transpose(opened))
+    except Exception as error:  # decoders raise whatever comes up in a damaged file
         raise ValueError(f"{path} is not a readable picture: {error}") from None
     if picture.size != (size, size):
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(picture)
 
 
-def check_pictures(examples: Sequence[Example], size: int, *, skip: bool) -> list[Example]:
-    """Read every picture once before training starts.
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits: a plain conversion would cut all above 255
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def check_pictures(examples: Sequence[Example], size: int, *, skip: bool, show: bool = True) -> list[Example]:
+    """Read every picture once before training starts, behind a progress bar if `show` says so.
 
     Returns:
         The examples, without the broken ones where `skip` allows that (with a warning that names them).
 
     Raises:
-        ValueError: naming up to ten broken pictures.
+        ValueError: naming up to ten broken pictures; also under `skip`, if there is no other.
     """
 
     def problem(example: Example) -> str | None:
@@ -99,7 +110,8 @@ def check_pictures(examples: Sequence[Example], size: int, *, skip: bool) -> lis
         return None
 
     with ThreadPoolExecutor() as pool:
-        problems = list(pool.map(problem, examples))
+        checked = pool.map(problem, examples)
+        problems = list(tqdm(checked, total=len(examples), desc="checking pictures", disable=not show))
     broken = [p for p in problems if p is not None]
     if not broken:
         return list(examples)
@@ -108,6 +120,8 @@ def check_pictures(examples: Sequence[Example], size: int, *, skip: bool) -> lis
         raise ValueError(
             f"{len(broken)} of {len(examples)} pictures are broken; remove them, or set skip_broken = true:\n{listed}"
         )
+    if len(broken) == len(examples):
+        raise ValueError(f"all {len(broken)} pictures are broken:\n{listed}")
     warnings.warn(f"left out {len(broken)} broken pictures:\n{listed}", stacklevel=2)
     return [e for e, p in zip(examples, problems, strict=True) if p is None]
 

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from latentgen.diffusion.noise_schedule import NoiseSchedule
 from latentgen.diffusion.prediction import target
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.nn.attention import Transformer2D
 from latentgen.nn.resnet import ResnetBlock
 from latentgen.pipelines.text2image import Text2ImagePipeline
-from latentgen.schedulers import SCHEDULERS
 from latentgen.text import load_clip_text_encoder, load_clip_tokenizer, save_tokenizer, tokenize
-from latentgen.training.config import DiffusionTraining
-from latentgen.training.data import Example, check_pictures, order, read_folder
+from latentgen.training.checkpoint import checkpoints
+from latentgen.training.config import DiffusionTraining, check_agreement
+from latentgen.training.data import check_pictures, order, read_folder
+from latentgen.training.folders import replacing_folder
 from latentgen.training.grid import save_grid
 from latentgen.training.latents import encode_pictures
 from latentgen.training.loop import Batch, train
-from latentgen.training.text import build_text_encoder, train_tokenizer
+from latentgen.training.text import build_text_encoder, tokenize_captions, train_tokenizer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 
 class TextConditioned(nn.Module):
     """UNet and text encoder as one network: noisy latents (B, C, h, w), timesteps (B,) and token ids (B, L) to the output."""
 
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: nn.Module) -> None:
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
@@ -51,44 +56,58 @@ def silence_residual_branches(unet: UNet2DConditionModel) -> None:
             nn.init.zeros_(parameter)
 
 
+FEW_TOKENS = 1024
+
+
+def _attention_for(latents: Tensor) -> AbstractContextManager[None]:
+    """The kernels to attend with: on few tokens a CPU's fused attention is several times slower than plain products."""
+    few = latents.shape[-2] * latents.shape[-1] <= FEW_TOKENS
+    return sdpa_kernel(SDPBackend.MATH) if few and latents.device.type == "cpu" else nullcontext()
+
+
 class DiffusionStage:
     """Latents, noised to random timesteps, and their captions, some of them dropped."""
 
-    def __init__(self, config: DiffusionTraining, examples: Sequence[Example], accelerator: Accelerator) -> None:
+    def __init__(self, config: DiffusionTraining, accelerator: Accelerator) -> None:
         self.config = config
         self.device = accelerator.device
-        run, data = config.run, config.data
-        settings = dict(config.scheduler)
-        name = settings.get("_class_name", "DDIMScheduler")
-        if name not in SCHEDULERS:
-            raise ValueError(f"[scheduler] _class_name={name!r} is not known; use one of {', '.join(SCHEDULERS)}.")
-        self.scheduler = SCHEDULERS[name].from_config(settings)
+        data, show = config.data, accelerator.is_main_process
+        self.scheduler = config.make_scheduler()
+        self.schedule = NoiseSchedule(self.scheduler.schedule.alphas_cumprod.to(self.device))
         # float32 first: the latents of the training set are worth it, and the weights are exported as they are.
         self.autoencoder = AutoencoderKL.from_pretrained(config.autoencoder, device=self.device, dtype=torch.float32)
+        factor = self.autoencoder.config.factor
+        if data.size % factor:
+            raise ValueError(f"[data] size={data.size} must be a multiple of {factor}, the autoencoder's factor.")
+        examples = check_pictures(read_folder(data.folder), data.size, skip=data.skip_broken, show=show)
+        captions = [e.text for e in examples]
         with accelerator.main_process_first():
-            self.mean, self.std = encode_pictures(
-                self.autoencoder, examples, data.size, cache=run.output / "cache", show=accelerator.is_main_process
-            )
-            self.tokenizer = self._tokenizer(examples)
-        self.ids = tokenize(self.tokenizer, [e.text for e in examples])
+            self.tokenizer = self._tokenizer(captions, train=show)
+            self.unet, self.text_encoder = self._networks()
+            self.pipeline()  # says what does not fit together, before the long work
+            cache = config.run.output / "cache"
+            self.mean, self.std = encode_pictures(self.autoencoder, examples, data.size, cache=cache, show=show)
+        self.ids = tokenize_captions(self.tokenizer, captions)
         self.empty = tokenize(self.tokenizer, [""])[0]
-        self.unet, self.text_encoder = self._networks()
-        self.unet.requires_grad_(True).to(memory_format=torch.channels_last)
+        self.unet.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.text_encoder.requires_grad_(True)
         self.module: nn.Module = TextConditioned(self.unet, self.text_encoder)
 
-    def _tokenizer(self, examples: Sequence[Example]) -> Any:
-        if self.config.run.init_from is not None:
-            return load_clip_tokenizer(self.config.run.init_from / "tokenizer")
-        kept = self.config.run.output / "tokenizer"
-        if not kept.exists():
-            save_tokenizer(train_tokenizer((e.text for e in examples), self.config.text), kept)
+    def _tokenizer(self, captions: Sequence[str], *, train: bool) -> CLIPTokenizer:
+        run = self.config.run
+        if run.init_from is not None:
+            return load_clip_tokenizer(run.init_from / "tokenizer")
+        kept = run.output / "tokenizer"
+        if train and not (kept.exists() and checkpoints(run.output / "checkpoints")):  # checkpoints need theirs
+            with replacing_folder(kept) as folder:
+                save_tokenizer(train_tokenizer(captions, self.config.text), folder)
         return load_clip_tokenizer(kept)
 
-    def _networks(self) -> tuple[UNet2DConditionModel, nn.Module]:
-        start = self.config.run.init_from
+    def _networks(self) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+        settings, start = self.config.unet, self.config.run.init_from
         if start is not None:
             unet = UNet2DConditionModel.from_pretrained(start / "unet", device=self.device, dtype=torch.float32)
+            check_agreement("unet", settings, unet.config, start / "unet")
             return unet, load_clip_text_encoder(start / "text_encoder", device=self.device, dtype=torch.float32)
         vae = self.autoencoder.config
         derived = {
@@ -97,7 +116,7 @@ class DiffusionStage:
             "out_channels": vae.latent_channels,
             "cross_attention_dim": self.config.text.hidden_size,
         }
-        unet = UNet2DConditionModel.from_config(derived | self.config.unet)
+        unet = UNet2DConditionModel.from_config(derived | settings)
         silence_residual_branches(unet)
         return unet, build_text_encoder(self.tokenizer, self.config.text)
 
@@ -117,10 +136,10 @@ class DiffusionStage:
     def loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error of the network's output (Ho et al. 2020, eq. 14, for any prediction type)."""
         x0, eps, timesteps = batch["x0"], batch["eps"], batch["timesteps"]
-        schedule = self.scheduler.schedule
-        alpha, sigma = (v.view(-1, 1, 1, 1) for v in schedule.alpha_sigma(timesteps))
-        noisy = schedule.add_noise(x0, eps, timesteps).contiguous(memory_format=torch.channels_last)
-        output = module(noisy, timesteps, batch["ids"])
+        alpha, sigma = (v.view(-1, 1, 1, 1) for v in self.schedule.alpha_sigma(timesteps))
+        noisy = self.schedule.add_noise(x0, eps, timesteps).contiguous(memory_format=torch.channels_last)
+        with _attention_for(noisy):
+            output = module(noisy, timesteps, batch["ids"])
         wanted = target(self.scheduler.prediction_type, x0, eps, alpha, sigma)
         return {"mse": (output.float() - wanted).square().mean()}
 
@@ -161,5 +180,4 @@ def train_diffusion(config: DiffusionTraining, *, resume: bool = False) -> Path:
     Raises:
         ValueError: for pictures that cannot be read, or settings that do not fit together; before training starts.
     """
-    examples = check_pictures(read_folder(config.data.folder), config.data.size, skip=config.data.skip_broken)
-    return train(lambda accelerator: DiffusionStage(config, examples, accelerator), config.run, resume=resume)
+    return train(lambda accelerator: DiffusionStage(config, accelerator), config.run, resume=resume)

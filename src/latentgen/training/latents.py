@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +52,9 @@ def _fingerprint(autoencoder: AutoencoderKL, examples: Sequence[Example], size: 
     for name, tensor in sorted(autoencoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
-    files = [(e.path.name, e.path.stat().st_size, e.path.stat().st_mtime_ns) for e in examples]
-    digest.update(json.dumps([size, files]).encode())
+    folder = os.path.commonpath([e.path.parent for e in examples])
+    for path in (e.path for e in examples):
+        facts = path.stat()
+        digest.update(json.dumps([os.path.relpath(path, folder), facts.st_size, facts.st_mtime_ns]).encode())
+    digest.update(str(size).encode())
     return digest.hexdigest()[:16]

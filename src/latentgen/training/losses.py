@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from latentgen.models.autoencoder_kl import Posterior
@@ -22,6 +23,8 @@ def first_stage_loss(
         "l1", the mean absolute error, and "kl", the weighted divergence in nats per value of the picture.
     """
     per_value = pictures[0].numel()
+    # In float32: under mixed precision the posterior has too few digits for the differences in its divergence.
+    posterior = Posterior(torch.cat([posterior.mean, posterior.logvar], dim=1).float())
     return {
         "l1": (pictures - reconstructions).abs().mean(),
         "kl": kl_weight * posterior.kl().mean() / per_value,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from latentgen.text import tokenize
 from latentgen.training.config import TextConfig
 
 if TYPE_CHECKING:
@@ -45,6 +49,18 @@ def train_tokenizer(captions: Iterable[str], config: TextConfig) -> CLIPTokenize
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)}, merges=merges, model_max_length=config.max_length
     )
+
+
+def tokenize_captions(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+    """Token ids of a training set, (N, L) int64; one warning tells of all captions that are cut, another if all are empty."""
+    if not any(captions):
+        warnings.warn("no picture has a caption: the model will not follow prompts.", stacklevel=2)
+    with warnings.catch_warnings(record=True) as cut:
+        warnings.simplefilter("always")
+        ids = tokenize(tokenizer, captions)
+    if cut:
+        warnings.warn(f"{len(cut)} of {len(captions)} captions are too long. The first: {cut[0].message}", stacklevel=2)
+    return ids
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, config: TextConfig) -> CLIPTextModel:
