@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,10 @@ def test_snippet_runs(code, tmp_path, monkeypatch):
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
     assert not [t for t in targets if not (page.parent / t).exists()]
+
+
+def test_figures_are_those_that_were_measured():
+    namespace = runpy.run_path(str(ROOT / "docs" / "figures.py"))
+    for page in namespace["PAGES"]:
+        text = page.read_text(encoding="utf-8")
+        assert namespace["filled"](text) == text, f"run python docs/figures.py: {page} is not what docs/*.json say"

@@ -40,7 +40,10 @@ def make_betas(name: str, start: float, end: float, count: int) -> Tensor:
 
 
 def rescale_to_zero_snr(betas: Tensor) -> Tensor:
-    """Shift and scale the signal so that the last timestep holds none (Lin et al. 2024, algorithm 1), (T,) -> (T,)."""
+    """Shift and scale the signal so that the last timestep holds none (Lin et al. 2024, algorithm 1), (T,) -> (T,).
+
+    The last beta is 1, exactly.
+    """
     alphas = (1.0 - betas).cumprod(0).sqrt()
     first, last = alphas[0].clone(), alphas[-1].clone()
     alphas = (alphas - last) * (first / (first - last))
@@ -66,10 +69,7 @@ class NoiseSchedule:
             raise ValueError("betas must be a non-empty list of numbers in (0, 1).")
         if zero_terminal_snr:
             betas = rescale_to_zero_snr(betas)
-        alphas_cumprod = (1.0 - betas).cumprod(0)
-        if zero_terminal_snr:
-            alphas_cumprod[-1] = 0.0  # exactly: what is left is rounding
-        return cls(alphas_cumprod)
+        return cls((1.0 - betas).cumprod(0))
 
     def __len__(self) -> int:
         return len(self.alphas_cumprod)

@@ -30,7 +30,7 @@ class Solver(Protocol):
 class StepEvent(NamedTuple):
     """A step that is done: its index, the timestep it started from, and the (B, C, h, w) latents it reached."""
 
-    index: int
+    step: int
     timestep: float
     latents: Tensor
 

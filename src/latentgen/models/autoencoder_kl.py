@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentgen.models.config import per_level
+from latentgen.models.config import check_fields, per_level
 from latentgen.models.model import Model
 from latentgen.nn.attention import SpatialAttention
 from latentgen.nn.resnet import Downsample, ResnetBlock, Upsample
@@ -26,7 +26,8 @@ class AutoencoderConfig:
         block_out_channels: channels at each resolution; n entries make a factor of 2^(n-1).
         scaling_factor: 1 / std of the training set's latents: brings them to unit variance for the diffusion model.
         shift_factor: mean of the latents, subtracted before scaling.
-        force_upcast: the decoder overflows in float16 and is run in float32.
+        force_upcast: a note that the decoder may overflow in float16. Not acted on: a picture that does overflow is
+            decoded again in float32, whatever stands here.
         sample_size: height and width that the model was trained on.
     """
 
@@ -47,6 +48,7 @@ class AutoencoderConfig:
     mid_block_add_attention: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         levels = len(self.block_out_channels)
         for name, kinds, known in (
             ("down_block_types", self.down_block_types, "DownEncoderBlock2D"),

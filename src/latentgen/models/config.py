@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 C = TypeVar("C")
 
 INERT_KEYS = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "_use_default_values", "decay", "inv_gamma",
                         "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"})  # fmt: skip
 """Keys of any network's config that change nothing here: provenance, and an EMA's leftovers."""
+
+
+MOST_OF_ANY = 2**16
+MOST = {"layers_per_block": 64, "transformer_layers_per_block": 64}
+MOST_LEVELS = 16
+"""The most that is believed of a file: a count, a count of layers, and a list's length."""
+
+_WORDS = {
+    int: "a whole number from 1 to MOST",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "null",
+}
 
 
 def _freeze(value: Any) -> Any:
@@ -42,6 +58,32 @@ def read_config(cls: type[C], mapping: Mapping[str, Any], neutral: Mapping[str, 
                 f"{cls.__name__}: {key}={mapping[key]!r} is not supported; only {' or '.join(map(repr, allowed))} is."
             )
     return cls(**{k: _freeze(v) for k, v in mapping.items() if k in known})
+
+
+def check_fields(config: Any) -> None:
+    """Hold every field of a config to its annotation: a file can say anything, and is not trusted.
+
+    Raises:
+        ValueError: naming the field, its value and the rule.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        most = MOST.get(name, MOST_OF_ANY)
+        if not any(_is_a(value, kind, most) for kind in kinds):
+            words = " or ".join(_WORDS.get(kind) or f"a list of {_WORDS[get_args(kind)[0]]}" for kind in kinds)
+            raise ValueError(f"{name}={value!r} does not fit; it must be {words.replace('MOST', str(most))}.")
+
+
+def _is_a(value: Any, kind: Any, most: int) -> bool:
+    if get_origin(kind) is tuple:
+        each = get_args(kind)[0]
+        return isinstance(value, tuple) and 0 < len(value) <= MOST_LEVELS and all(_is_a(v, each, most) for v in value)
+    if kind is int:
+        return type(value) is int and 1 <= value <= most
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def write_config(config: Any, class_name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from latentgen.models.config import read_config, write_config
 from latentgen.runtime.device import resolve_device, resolve_dtype
 from latentgen.weights.config_files import read_json, write_json
+from latentgen.weights.errors import WeightsError
 from latentgen.weights.key_maps import rename_old_vae_attention
 from latentgen.weights.sharding import load_tensors, save_tensors
 from latentgen.weights.strict import fill
@@ -72,16 +73,21 @@ class Model(nn.Module, Generic[C]):
             variant: reads `diffusion_pytorch_model.{variant}.safetensors`.
 
         Raises:
-            WeightsError: naming the file and what does not fit.
-            ValueError: for a config that this network cannot follow.
+            WeightsError: naming the file and what does not fit, a config that this network cannot follow included.
         """
         path = Path(folder) / subfolder if subfolder else Path(folder)
         mapping = read_json(path / "config.json")
         if mapping.get("_class_name", cls.__name__) != cls.__name__:
-            raise ValueError(f"{path / 'config.json'} describes a {mapping['_class_name']}, not a {cls.__name__}.")
+            raise WeightsError(
+                f"{path / 'config.json'} describes a {mapping['_class_name']}, not a {cls.__name__}: load it with the "
+                "class that it names, or correct model_index.json."
+            )
         device = resolve_device(device)
-        with torch.device("meta"):
-            model = cls.from_config(mapping)
+        try:
+            with torch.device("meta"):
+                model = cls.from_config(mapping)
+        except ValueError as error:
+            raise WeightsError(f"{path / 'config.json'}: {error}") from error
         tensors: dict[str, Tensor] = rename_old_vae_attention(load_tensors(path, STEM, variant))
         fill(model, tensors, dtype=resolve_dtype(dtype, device), device=device, source=str(path))
         return model

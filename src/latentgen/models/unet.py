@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentgen.models.config import per_level
+from latentgen.models.config import check_fields, per_level
 from latentgen.models.model import Model
 from latentgen.nn.attention import KeyValue, Transformer2D, TransformerBlock
 from latentgen.nn.embeddings import TimestepEmbedding, timestep_embedding
@@ -30,6 +30,7 @@ class UNetConfig:
     Attributes:
         sample_size: height and width of the latents that the model was trained on.
         attention_head_dim: despite its name the number of heads, one for all levels or one each.
+        only_cross_attention: on the way down and up; the coarsest level always attends to itself too.
         num_class_embeds: size of a class (or noise level) embedding that is added to the time embedding.
     """
 
@@ -37,7 +38,7 @@ class UNetConfig:
     in_channels: int = 4
     out_channels: int = 4
     flip_sin_to_cos: bool = True
-    freq_shift: int = 0
+    freq_shift: float = 0
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -53,6 +54,7 @@ class UNetConfig:
     num_class_embeds: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         levels = len(self.block_out_channels)
         for name, types, known in (
             ("down_block_types", self.down_block_types, DOWN_BLOCKS),
@@ -111,7 +113,7 @@ class UNet2DConditionModel(Model[UNetConfig]):
             ResnetBlock, groups=config.norm_num_groups, eps=config.norm_eps, time_channels=time_channels
         )
 
-        def transformer(level: int) -> partial[Transformer2D]:
+        def transformer(level: int, *, only_cross: bool) -> partial[Transformer2D]:
             return partial(
                 Transformer2D,
                 widths[level],
@@ -120,7 +122,7 @@ class UNet2DConditionModel(Model[UNetConfig]):
                 layers=config.transformer_layers_per_block,
                 groups=config.norm_num_groups,
                 linear=config.use_linear_projection,
-                only_cross_attention=only_cross[level],
+                only_cross_attention=only_cross,
                 upcast=config.upcast_attention,
             )
 
@@ -135,19 +137,19 @@ class UNet2DConditionModel(Model[UNetConfig]):
             zip(config.down_block_types, pairwise((widths[0], *widths)), strict=True)
         ):
             last = level == levels - 1
-            attend = transformer(level) if DOWN_BLOCKS[kind] else None
+            attend = transformer(level, only_cross=only_cross[level]) if DOWN_BLOCKS[kind] else None
             self.down_blocks.append(
                 DownBlock(before, width, config.layers_per_block, make_resnet, attend, downsample=not last)
             )
             skips += [width] * (config.layers_per_block + (not last))
 
-        self.mid_block = MidBlock(widths[-1], make_resnet, transformer(levels - 1))
+        self.mid_block = MidBlock(widths[-1], make_resnet, transformer(levels - 1, only_cross=False))
 
         self.up_blocks = nn.ModuleList()
         before = widths[-1]
         for kind, level in zip(config.up_block_types, reversed(range(levels)), strict=True):
             taken = [skips.pop() for _ in range(config.layers_per_block + 1)]
-            attend = transformer(level) if UP_BLOCKS[kind] else None
+            attend = transformer(level, only_cross=only_cross[level]) if UP_BLOCKS[kind] else None
             self.up_blocks.append(UpBlock(before, widths[level], taken, make_resnet, attend, upsample=level > 0))
             before = widths[level]
 
@@ -158,9 +160,10 @@ class UNet2DConditionModel(Model[UNetConfig]):
         self._cross_attentions = [
             a for m in self.modules() if isinstance(m, TransformerBlock) for a in m.cross_attentions()
         ]
-        for numbered in (self._resnets, self._cross_attentions):
-            for index, module in enumerate(numbered):
-                module.index = index
+        for index, resnet in enumerate(self._resnets):
+            resnet.index = index
+        for index, attention in enumerate(self._cross_attentions):
+            attention.index = index
 
     def prepare_time(self, timesteps: Tensor, class_labels: Tensor | None = None) -> list[Tensor]:
         """What the timesteps add to each residual block.

@@ -153,7 +153,7 @@ class Transformer2D(nn.Module):
         )
         self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
-    def _project(self, layer: nn.Module, tokens: Tensor) -> Tensor:
+    def _project(self, layer: nn.Linear | nn.Conv2d, tokens: Tensor) -> Tensor:
         # A 1 x 1 convolution is a linear layer on the channels: one path serves both spellings.
         return F.linear(tokens, layer.weight.flatten(1), layer.bias)
 

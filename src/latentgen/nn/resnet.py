@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,10 +32,11 @@ class ResnetBlock(nn.Module):
         """Project the activated time embedding, (N, time_channels), to this block's shift, (N, C, 1, 1)."""
         return self.time_emb_proj(embedding)[:, :, None, None]
 
-    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, shifts: Sequence[Tensor] | None = None) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W); of `shifts`, which holds those of all blocks, it takes its own."""
         h = self.conv1(F.silu(self.norm1(x)))
-        if shift is not None:
-            h = h + shift
+        if shifts is not None:
+            h = h + shifts[self.index]
         h = self.conv2(F.silu(self.norm2(h)))
         return self.conv_shortcut(x) + h
 

@@ -50,7 +50,7 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor], shifts: Sequence[Tensor], context: Sequence[KeyValue]) -> Tensor:
         """Append every feature map to `skips` and return the last."""
         for resnet, attention in zip(self.resnets, self.attentions, strict=True):
-            x = attention(resnet(x, shifts[resnet.index]), context)
+            x = attention(resnet(x, shifts), context)
             skips.append(x)
         for downsample in self.downsamplers:
             x = downsample(x)
@@ -69,8 +69,8 @@ class MidBlock(nn.Module):
 
     def forward(self, x: Tensor, shifts: Sequence[Tensor], context: Sequence[KeyValue]) -> Tensor:
         first, last = self.resnets
-        x = self.attentions[0](first(x, shifts[first.index]), context)
-        return last(x, shifts[last.index])
+        x = self.attentions[0](first(x, shifts), context)
+        return last(x, shifts)
 
 
 class UpBlock(nn.Module):
@@ -97,7 +97,7 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor], shifts: Sequence[Tensor], context: Sequence[KeyValue]) -> Tensor:
         """Take maps from the end of `skips`; what is left there tells the size to come back to."""
         for resnet, attention in zip(self.resnets, self.attentions, strict=True):
-            x = attention(resnet(torch.cat([x, skips.pop()], dim=1), shifts[resnet.index]), context)
+            x = attention(resnet(torch.cat([x, skips.pop()], dim=1), shifts), context)
         for upsample in self.upsamplers:
             height, width = skips[-1].shape[-2:]
             x = upsample(x, (height, width))

@@ -49,29 +49,37 @@ class Denoiser:
         self.context = unet.prepare_context(both.to(unet.dtype))
         shifts = unet.prepare_time(torch.tensor(plan.timesteps, dtype=torch.float32, device=unet.device))
         self.shifts = [[block[i : i + 1] for block in shifts] for i in range(len(plan))]
-        self.finite: list[tuple[int, Tensor]] = []
+        self._unread: list[tuple[int, Tensor]] = []
 
     def __call__(self, latents: Tensor, i: int) -> Prediction:
         x = latents.to(self.unet.dtype)
         if self.guided:
             x = torch.cat([x, x])
         output = self.unet.denoise(x, self.shifts[i], self.context).float()
-        self.finite.append((i, output.isfinite().all()))
+        self._unread.append((i, output.isfinite().all()))
+        if output.device.type == "cpu":
+            self.check_outputs()
         if self.guided:
-            output = guide(*output.chunk(2), self.scale, self.rescale)
+            unconditional, conditional = output.chunk(2)
+            output = guide(unconditional, conditional, self.scale, self.rescale)
         return to_prediction(self.prediction_type, output, latents, self.plan.alphas[i], self.plan.sigmas[i])
 
-    def check_finite(self) -> None:
-        """Raise if any output so far was not finite. Looking at a GPU's numbers waits for it: once, after the last step.
+    def check_outputs(self) -> None:
+        """Raise if an output since the last check was not finite.
+
+        On the CPU every step checks its own. Looking at a GPU's numbers waits for it, so that is for after the last step.
 
         Raises:
             FloatingPointError: naming the step and the component.
         """
-        flags = torch.stack([flag for _, flag in self.finite]).tolist() if self.finite else []
-        for (i, _), fine in zip(self.finite, flags, strict=True):
+        flags = torch.stack([flag for _, flag in self._unread]).tolist() if self._unread else []
+        for (i, _), fine in zip(self._unread, flags, strict=True):
             if not fine:
+                remedy = "check its weights, the embeddings and the latents"
+                if self.unet.dtype != torch.float32:
+                    remedy = f"load the pipeline with dtype='float32', or {remedy}"
                 raise FloatingPointError(
-                    f"the UNet (unet) gave values that are not finite at step {i} of {len(self.plan)} (timestep "
-                    f"{self.plan.timesteps[i]:g}) in {self.unet.dtype}: load the pipeline with dtype='float32' or "
-                    "'bfloat16', or check its weights."
+                    f"the UNet (unet) gave values that are not finite at step {i}, counted from 0, of {len(self.plan)} "
+                    f"(timestep {self.plan.timesteps[i]:g}) in {self.unet.dtype}: {remedy}."
                 )
+        self._unread.clear()

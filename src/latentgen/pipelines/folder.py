@@ -31,7 +31,14 @@ class How:
 
 
 def _scheduler(name: str) -> Callable[[Path, How], Any]:
-    return lambda folder, how: SCHEDULERS[name].from_pretrained(folder)
+    def load(folder: Path, how: How) -> Any:
+        try:
+            return SCHEDULERS[name].from_pretrained(folder)
+        except (FileNotFoundError, ValueError) as error:
+            said = str(error)
+            raise WeightsError(said if str(folder) in said else f"{folder}: {said}") from error
+
+    return load
 
 
 def _text_encoder(folder: Path, how: How) -> Any:
@@ -65,7 +72,7 @@ def read_index(folder: Path, pipelines: Mapping[str, Any] | set[str]) -> dict[st
         )
     index = read_json(folder / INDEX)
     name = index.get("_class_name")
-    if name not in pipelines:
+    if not isinstance(name, str) or name not in pipelines:
         raise WeightsError(
             f"{folder / INDEX} is of a {name}, which this pipeline cannot load; it loads {', '.join(sorted(pipelines))}."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ def check_number(name: str, value: Any, low: float, high: float | None = None) -
     rule = f"a number from {low} to {high}" if high is not None else f"a finite number of at least {low}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name}={value!r} is a {type(value).__name__}; it must be {rule}.")
-    if not math.isfinite(value) or value < low or (high is not None and value > high):
+    too_large = isinstance(value, int) and abs(value) > sys.float_info.max
+    if too_large or not math.isfinite(value) or value < low or (high is not None and value > high):
         raise ValueError(f"{name}={value!r} must be {rule}.")
     return float(value)
 
@@ -28,6 +30,22 @@ def check_count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
     return value
+
+
+def check_component(name: str, value: Any, kind: str) -> None:
+    """An object of the class `kind` ("library.Class") or one derived from it, by name: no library is imported for this."""
+
+    def full_name(cls: type) -> str:
+        return f"{cls.__module__.split('.')[0]}.{cls.__name__}"
+
+    if kind not in map(full_name, type(value).__mro__):
+        raise ValueError(f"{name} is a {full_name(type(value))}; it must be a {kind}.")
+
+
+def check_finite(values: Tensor, what: str, remedy: str) -> None:
+    """Numbers that are neither infinite nor NaN."""
+    if not bool(values.isfinite().all()):
+        raise FloatingPointError(f"{what} are not finite: {remedy}.")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -63,11 +81,13 @@ def check_prompts(prompt: Any, name: str = "prompt") -> list[str]:
 
 
 def check_tensor(name: str, value: Any, shape: Sequence[int | None], device: torch.device) -> Tensor:
-    """A floating-point tensor of `shape` (None fits any length) on `device`."""
+    """A floating-point tensor of `shape` (None fits any length from 1) on `device`."""
     wanted = f"({', '.join('any' if n is None else str(n) for n in shape)})"
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is a {type(value).__name__}; it must be a tensor of shape {wanted}.")
-    fits = value.ndim == len(shape) and all(n is None or n == m for n, m in zip(shape, value.shape, strict=False))
+    fits = value.ndim == len(shape) and all(
+        m == n or (n is None and m) for n, m in zip(shape, value.shape, strict=True)
+    )
     if not fits:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be {wanted}.")
     if not value.is_floating_point():

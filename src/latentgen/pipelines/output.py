@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.func import functional_call
 
 from latentgen.models.autoencoder_kl import AutoencoderKL
 
@@ -38,38 +38,27 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, bool]:
     """Latents (N, C, h, w), scaled, to pixels (N, 3, H, W) float32 in [0, 1].
 
     Returns:
-        The pixels, and whether the decoder had to be run again in float32.
+        The pixels, and whether the decoder had to be run again in float32 for any picture.
 
     Raises:
         FloatingPointError: if the pixels are not finite in float32 either.
     """
     z = vae.unscale(latents)
     pixels = vae.decode(z.to(vae.dtype)).float()
-    retried = False
-    if not bool(pixels.isfinite().all()) and vae.dtype != torch.float32:
-        warnings.warn(f"the decoder (vae) overflowed in {vae.dtype} and is run again in float32.", stacklevel=3)
-        # The weights are cast for this one use: the component itself stays as it is, for other threads too.
-        decoder = {
-            name: p.float() for name, p in vae.state_dict().items() if not name.startswith(("encoder.", "quant_"))
-        }
-        pixels = functional_call(_Decode(vae), {f"vae.{k}": v for k, v in decoder.items()}, (z.float(),))
-        retried = True
-    if not bool(pixels.isfinite().all()):
+    broken = ~pixels.isfinite().flatten(1).all(dim=1)
+    retried = vae.dtype != torch.float32 and bool(broken.any())
+    if retried:
+        warnings.warn(f"the decoder (vae) overflowed in {vae.dtype} and is run again in float32.", stacklevel=5)
+        # A copy is cast, for this one use: the component itself stays as it is, for other threads too.
+        twin = copy.deepcopy(vae, {id(vae.encoder): None}).float()
+        pixels[broken] = twin.decode(z[broken].float())
+        broken = ~pixels.isfinite().flatten(1).all(dim=1)
+    if bool(broken.any()):
         raise FloatingPointError(
-            "the decoder (vae) gave values that are not finite, in float32 too: its weights or the latents are damaged."
+            f"the decoder (vae) gave values that are not finite for image {int(broken.int().argmax())}, in float32: "
+            "check its weights."
         )
     return (pixels / 2 + 0.5).clamp(0, 1), retried
-
-
-class _Decode(torch.nn.Module):
-    """`vae.decode` as a forward, which is what `functional_call` calls."""
-
-    def __init__(self, vae: AutoencoderKL) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.vae.decode(z)
 
 
 def to_pil(pixels: Tensor) -> list[Image.Image]:

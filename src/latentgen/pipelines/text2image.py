@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -19,7 +19,9 @@ from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.denoiser import Denoiser
 from latentgen.pipelines.inputs import (
     check_choice,
+    check_component,
     check_count,
+    check_finite,
     check_number,
     check_prompts,
     check_side,
@@ -28,7 +30,7 @@ from latentgen.pipelines.inputs import (
 )
 from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, make_output
 from latentgen.pipelines.pipeline import Pipeline
-from latentgen.schedulers import Scheduler, scheduler_by_name
+from latentgen.schedulers import DDIMScheduler, Scheduler, scheduler_by_name
 from latentgen.text import encode_prompts
 
 if TYPE_CHECKING:
@@ -63,6 +65,14 @@ class Text2ImagePipeline(Pipeline):
         Raises:
             ValueError: if they do not fit one another.
         """
+        for name, component, kind in (
+            ("vae", vae, "latentgen.AutoencoderKL"),
+            ("text_encoder", text_encoder, "transformers.CLIPTextModel"),
+            ("tokenizer", tokenizer, "transformers.CLIPTokenizer"),
+            ("unet", unet, "latentgen.UNet2DConditionModel"),
+            ("scheduler", scheduler, "latentgen.Scheduler"),
+        ):
+            check_component(name, component, kind)
         channels, given = vae.config.latent_channels, unet.config.in_channels
         if given == 9:
             raise ValueError("the UNet has 9 input channels: it is an inpainting model, which InpaintPipeline loads.")
@@ -72,6 +82,11 @@ class Text2ImagePipeline(Pipeline):
         if width != context:
             raise ValueError(
                 f"the text encoder gives embeddings of width {width} and the UNet attends to width {context}; they must agree."
+            )
+        if unet.config.num_class_embeds is not None:
+            raise ValueError(
+                f"the UNet wants class labels (num_class_embeds={unet.config.num_class_embeds}), which text to image does "
+                "not have: it is of another task."
             )
         self.vae = vae
         self.text_encoder = text_encoder
@@ -189,6 +204,8 @@ class Text2ImagePipeline(Pipeline):
             FloatingPointError: if the UNet or the decoder gives values that are not finite.
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise ValueError(f"callback_on_step_end={callback_on_step_end!r} must be a function of four arguments.")
         guidance_scale = check_number("guidance_scale", guidance_scale, 0)
         guidance_rescale = check_number("guidance_rescale", guidance_rescale, 0, 1)
         per_prompt = check_count("num_images_per_prompt", num_images_per_prompt)
@@ -223,7 +240,10 @@ class Text2ImagePipeline(Pipeline):
                 return event.latents if callback_on_step_end is None else self._call_back(callback_on_step_end, event)
 
             latents = sample(solver, denoiser, latents * plan.start_scale, plan, noise=noise, on_step=on_step)
-        denoiser.check_finite()
+        denoiser.check_outputs()
+        check_finite(
+            latents, "the latents after the last step", "check the callback that replaced them, or the scheduler"
+        )
         return make_output(self.vae, latents, output_type, seeds)
 
     def _solver(self, scheduler: Scheduler | str | None, eta: float) -> Scheduler:
@@ -234,7 +254,7 @@ class Text2ImagePipeline(Pipeline):
         if not isinstance(solver, Scheduler):
             raise ValueError(f"scheduler={scheduler!r} must be a scheduler of latentgen or the name of one.")
         eta = check_number("eta", eta, 0, 1)
-        if hasattr(solver, "eta"):
+        if isinstance(solver, DDIMScheduler):
             return dataclasses.replace(solver, eta=eta) if eta else solver
         if eta:
             raise ValueError(f"eta={eta} is DDIM's; {type(solver).__name__} has none: leave it at 0 or use DDIM.")
@@ -267,8 +287,6 @@ class Text2ImagePipeline(Pipeline):
             raise ValueError("give prompt or prompt_embeds, one of them; prompt='' draws without a condition.")
         if negative_prompt is not None and negative_prompt_embeds is not None:
             raise ValueError("negative_prompt and negative_prompt_embeds were both given; give one of them.")
-        if not guided and (negative_prompt is not None or negative_prompt_embeds is not None):
-            warnings.warn("guidance_scale=1 runs without guidance, so the negative prompt has no effect.", stacklevel=3)
 
         def encode(texts: list[str]) -> Tensor:
             return encode_prompts(self.tokenizer, self.text_encoder, texts, clip_skip=clip_skip)
@@ -278,18 +296,20 @@ class Text2ImagePipeline(Pipeline):
             positive = encode(check_prompts(prompt))
         else:
             positive = check_tensor("prompt_embeds", prompt_embeds, (None, None, width), self.device)
-        if not guided:
-            return positive, None
         count, tokens, _ = positive.shape
+        texts = check_prompts("" if negative_prompt is None else negative_prompt, "negative_prompt")
+        if len(texts) not in (1, count):
+            raise ValueError(f"negative_prompt has {len(texts)} entries; there must be 1 or {count}, as of prompts.")
+        if not guided:
+            if negative_prompt is not None or negative_prompt_embeds is not None:
+                warnings.warn(
+                    "guidance_scale=1 runs without guidance: the negative prompt has no effect.", stacklevel=4
+                )
+            return positive, None
         if negative_prompt_embeds is not None:
             shape = (count, tokens, width)
             negative = check_tensor("negative_prompt_embeds", negative_prompt_embeds, shape, self.device)
         else:
-            texts = check_prompts("" if negative_prompt is None else negative_prompt, "negative_prompt")
-            if len(texts) not in (1, count):
-                raise ValueError(
-                    f"negative_prompt has {len(texts)} entries; there must be 1 or {count}, as of prompts."
-                )
             negative = encode(texts).expand(count, -1, -1)
         if negative.shape[1] != tokens:
             raise ValueError(
@@ -303,6 +323,11 @@ class Text2ImagePipeline(Pipeline):
         step, timestep, latents = event
         shown: float = int(timestep) if float(timestep).is_integer() else timestep
         returned: Any = callback(self, step, shown, {"latents": latents})
+        if returned is not None and not isinstance(returned, Mapping):
+            raise ValueError(
+                f"callback_on_step_end returned a {type(returned).__name__}; it must return None or a dictionary, in which "
+                '"latents" replaces the latents.'
+            )
         if returned is None or "latents" not in returned:
             return latents
         replaced = check_tensor("the callback's latents", returned["latents"], latents.shape, latents.device)

@@ -1,0 +1,349 @@
+"""Model folders: what is loaded, what is written, and what is refused."""
+
+import dataclasses
+import json
+import os
+import pickle
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_clip import make_encoder
+from tiny_sd import SD1, adopt, their_unet, their_vae
+
+from latentgen.models.autoencoder_kl import AutoencoderConfig, AutoencoderKL
+from latentgen.models.unet import UNet2DConditionModel
+from latentgen.pipelines.text2image import Text2ImagePipeline
+from latentgen.schedulers import EulerDiscreteScheduler, PNDMScheduler
+from latentgen.weights.errors import WeightsError
+
+F32 = {"device": "cpu", "dtype": "float32"}
+UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
+CALL = {"num_inference_steps": 2, "seed": 1, "output_type": "pt", "show_progress": False}
+
+
+def load(folder, **options):
+    return Text2ImagePipeline.from_pretrained(folder, **{**F32, **options})
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def refused(folder, *words, error=WeightsError, **options):
+    with pytest.raises(error) as caught:
+        load(folder, **options)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+
+
+def tensors_of(pipe):
+    parts = {"unet": pipe.unet, "vae": pipe.vae, "text_encoder": pipe.text_encoder}
+    return {f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict().items()}
+
+
+def assert_same(pipe, other):
+    first, second = tensors_of(pipe), tensors_of(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(pipe("a cat", **CALL).images, other("a cat", **CALL).images)
+
+
+# What is loaded.
+
+
+def test_the_four_lines_of_the_readme(model_folder, tmp_path):
+    pipe = Text2ImagePipeline.from_pretrained(str(model_folder))
+    pipe("a cat", guidance_scale=7.5, num_inference_steps=1, show_progress=False).images[0].save(tmp_path / "cat.png")
+
+
+def test_a_folder_is_read_and_nothing_else_is(model_folder):
+    pipe = load(model_folder)
+    assert isinstance(pipe.scheduler, PNDMScheduler)
+    assert pipe.components.keys() == {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+    assert pipe.device == torch.device("cpu")
+    assert pipe.dtype == torch.float32
+    assert not any(p.requires_grad for p in [*pipe.unet.parameters(), *pipe.vae.parameters()])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "bf16", torch.bfloat16])
+def test_dtypes_have_names(model_folder, dtype):
+    for name in ("dtype", "torch_dtype"):
+        pipe = Text2ImagePipeline.from_pretrained(model_folder, device="cpu", **{name: dtype})
+        assert {pipe.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.bfloat16}
+
+
+def test_dtype_is_given_once(model_folder):
+    refused(model_folder, "dtype and torch_dtype were both given", error=ValueError, torch_dtype="bfloat16")
+
+
+def test_a_wrong_dtype_or_device_is_named(model_folder):
+    refused(model_folder, "dtype='int8'", error=ValueError, dtype="int8")
+    refused(model_folder, "device='gpu'", error=ValueError, device="gpu")
+
+
+def test_bfloat16_draws_the_picture_and_keeps_latents_in_float32(model_folder):
+    pipe = load(model_folder, dtype="bfloat16")
+    half, full = pipe("a cat", **CALL), load(model_folder)("a cat", **CALL)
+    assert half.images.dtype == torch.float32
+    assert torch.allclose(half.images, full.images, atol=0.1)
+    seen = []
+    pipe("a cat", callback_on_step_end=lambda p, i, t, values: seen.append(values["latents"].dtype), **CALL)
+    assert seen == [torch.float32] * 2
+    assert pipe.dtype == torch.bfloat16
+
+
+def test_to_moves_and_casts(model_folder):
+    pipe = load(model_folder)
+    assert pipe.to("cpu") is pipe
+    assert pipe.to() is pipe
+    assert pipe.dtype == torch.float32
+    for arguments, options, dtype in [
+        ((), {"dtype": "bfloat16"}, torch.bfloat16),
+        ((torch.float32,), {}, torch.float32),
+        (("cpu", torch.bfloat16), {}, torch.bfloat16),
+    ]:
+        assert pipe.to(*arguments, **options) is pipe
+        assert {pipe.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {dtype}
+    with pytest.raises(ValueError, match="device='float16' is not a device"):
+        pipe.to("float16")
+
+
+def test_components_that_are_given_replace_the_folders(model_folder, folder_copy):
+    for name in ("unet", "vae"):
+        (folder_copy / name / "diffusion_pytorch_model.safetensors").unlink()  # not even looked at
+    other = load(model_folder)
+    scheduler = EulerDiscreteScheduler.from_config(other.scheduler.config)
+    given = {**other.components, "unet": adopt(UNet2DConditionModel, their_unet(**SD1)), "scheduler": scheduler}
+    pipe = load(folder_copy, **given)
+    assert all(getattr(pipe, name) is component for name, component in given.items())
+
+
+def test_components_can_be_shared(model_folder):
+    pipe = load(model_folder)
+    assert Text2ImagePipeline(**pipe.components).components == pipe.components
+
+
+# What is written.
+
+
+@pytest.mark.parametrize("options", [{}, {"variant": "fp16"}, {"max_shard_size": "40KB"},
+                                     {"variant": "fp16", "max_shard_size": 40_000}])  # fmt: skip
+def test_a_round_trip_keeps_every_bit(model_folder, tmp_path, options):
+    pipe = load(model_folder)
+    pipe.save_pretrained(tmp_path / "saved", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = load(tmp_path / "saved", variant=options.get("variant"))
+    assert_same(pipe, again)
+    assert again.scheduler == pipe.scheduler
+    files = [file.name for file in (tmp_path / "saved" / "unet").glob("*.safetensors")]
+    assert (len(files) > 1) == ("max_shard_size" in options)
+    assert all(("fp16" in file) == ("variant" in options) for file in files)
+
+
+def test_half_precision_files_are_converted_where_they_run(model_folder, tmp_path):
+    pipe = load(model_folder, dtype="bfloat16")
+    pipe.save_pretrained(tmp_path / "half", variant="bf16")
+    assert (
+        load_file(tmp_path / "half" / "unet" / "diffusion_pytorch_model.bf16.safetensors").popitem()[1].dtype
+        == torch.bfloat16
+    )
+    again = load(tmp_path / "half", variant="bf16")
+    assert again.dtype == torch.float32
+    assert_same(pipe.to(dtype="float32"), again)
+
+
+def test_a_variant_that_is_not_there_is_said_to_be_missing(model_folder):
+    with pytest.warns(UserWarning, match="has no 'fp16' weights"):
+        load(model_folder, variant="fp16")
+
+
+def test_the_old_spelling_of_the_autoencoders_attention_is_read(model_folder, folder_copy):
+    file = folder_copy / "vae" / "diffusion_pytorch_model.safetensors"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = load_file(file)
+    for name in [name for name in tensors if ".attentions." in name and "norm" not in name]:
+        front, layer = name.split(".attentions.0.")
+        spelling, kind = layer.rsplit(".", 1)
+        tensors[f"{front}.attentions.0.{old[spelling]}.{kind}"] = tensors.pop(name)
+    save_file(tensors, file)
+    assert_same(load(model_folder), load(folder_copy))
+
+
+# What is refused.
+
+
+def test_a_folder_without_an_index(folder_copy):
+    (folder_copy / "model_index.json").unlink()
+    refused(folder_copy, "it has no model_index.json", "scheduler", "Give the folder that holds model_index.json")
+    refused(folder_copy / "unet", "it has no model_index.json")
+    refused(folder_copy / "nowhere", "nowhere does not exist")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\x00"])
+def test_an_index_that_is_none(folder_copy, text):
+    (folder_copy / "model_index.json").write_text(text)
+    refused(folder_copy, "model_index.json")
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionXLPipeline", "os.system", None, 5, ["StableDiffusionPipeline"]])
+def test_a_pipeline_that_is_not_in_the_table(folder_copy, name):
+    edit(folder_copy / "model_index.json", _class_name=name)
+    refused(folder_copy, "model_index.json", f"is of a {name}", "it loads", "StableDiffusionPipeline")
+
+
+@pytest.mark.parametrize("part", ["unet", "scheduler", "tokenizer"])
+@pytest.mark.parametrize("entry", [["os", "system"], ["diffusers", "UNet3DModel"], ["mine", "UNet2DConditionModel"]])
+def test_a_class_that_is_not_in_the_table(folder_copy, part, entry):
+    edit(folder_copy / "model_index.json", **{part: entry})
+    refused(folder_copy, "model_index.json", f"names {'.'.join(entry)} as {part}", "supported are", "AutoencoderKL")
+
+
+@pytest.mark.parametrize("entry", [None, [None, None], "UNet2DConditionModel", ["diffusers"], {"diffusers": 1}])
+def test_a_component_that_the_index_does_not_name(folder_copy, entry):
+    edit(folder_copy / "model_index.json", unet=entry)
+    refused(folder_copy, "model_index.json has no unet", repr(entry), "pass unet=...")
+
+
+def test_a_class_in_the_place_of_another(folder_copy):
+    edit(folder_copy / "model_index.json", unet=["diffusers", "AutoencoderKL"])
+    refused(folder_copy, "unet/config.json describes a UNet2DConditionModel, not a AutoencoderKL")
+    edit(folder_copy / "model_index.json", unet=["diffusers", "PNDMScheduler"])
+    (folder_copy / "unet" / "scheduler_config.json").write_text("{}")
+    refused(
+        folder_copy, "unet is a latentgen.PNDMScheduler; it must be a latentgen.UNet2DConditionModel", error=ValueError
+    )
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_component(folder_copy, part):
+    (folder_copy / part).rename(folder_copy.parent / part)
+    refused(folder_copy, f"lacks the folder {part}", "fetch the whole model")
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json",
+     UNET_FILE, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"],
+)  # fmt: skip
+def test_a_missing_file(folder_copy, file):
+    (folder_copy / file).unlink()
+    folder, name = file.split("/")
+    refused(folder_copy, folder, name)
+
+
+def test_a_pickle_is_not_opened(folder_copy):
+    (folder_copy / UNET_FILE).unlink()
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(folder_copy / "opened"),)
+
+    (folder_copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+    refused(folder_copy, "diffusion_pytorch_model.bin is a pickle", "safetensors")
+    assert not (folder_copy / "opened").exists()
+
+
+def change(folder, function):
+    tensors = load_file(folder / UNET_FILE)
+    function(tensors)
+    save_file(tensors, folder / UNET_FILE)
+
+
+def test_a_wrong_shape(folder_copy):
+    change(folder_copy, lambda t: t.update({"conv_out.bias": torch.zeros(5)}))
+    refused(
+        folder_copy,
+        "unet does not fit its config.json",
+        "conv_out.bias is (5,) in the file and (4,) in the model",
+        "fetch",
+    )
+
+
+def test_a_missing_tensor(folder_copy):
+    change(folder_copy, lambda t: t.pop("conv_out.bias"))
+    refused(folder_copy, "unet does not fit its config.json", "conv_out.bias (4,) is missing in the file", "fetch")
+
+
+def test_an_extra_tensor(folder_copy):
+    change(folder_copy, lambda t: t.update(extra=torch.zeros(2)))
+    refused(folder_copy, "unet does not fit its config.json", "extra (2,) is in the file and not in the model", "fetch")
+
+
+@pytest.mark.parametrize("part", [UNET_FILE, "text_encoder/model.safetensors"])
+@pytest.mark.parametrize("kept", [0, 5, 200, -8])
+def test_truncated_weights(folder_copy, part, kept):
+    data = (folder_copy / part).read_bytes()
+    (folder_copy / part).write_bytes(data[:kept])
+    refused(folder_copy, part, "fetch it again")
+
+
+def shard(folder):
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **F32)
+    unet.save_pretrained(folder / "unet", max_shard_size="40KB")
+    return folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+
+
+def test_a_missing_shard(folder_copy):
+    shard(folder_copy)
+    (lost := sorted((folder_copy / "unet").glob("*-00002-of-*"))[0]).unlink()
+    refused(folder_copy, lost.name, "does not exist")
+
+
+@pytest.mark.parametrize("path", ["../vae/diffusion_pytorch_model.safetensors", "/etc/passwd", "..\\x.safetensors", ""])
+def test_a_path_that_leaves_the_folder(folder_copy, path):
+    index = shard(folder_copy)
+    content = json.loads(index.read_text())
+    content["weight_map"]["conv_in.weight"] = path
+    index.write_text(json.dumps(content))
+    refused(folder_copy, repr(path), "is not a plain name inside", "unet")
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "words"),
+    [
+        ("unet/config.json", {"magic": 1}, ["unet/config.json", "does not know magic"]),
+        ("vae/config.json", {"latents_mean": [0.0]}, ["vae/config.json", "latents_mean=[0.0] is not supported"]),
+        (
+            "unet/config.json",
+            {"attention_head_dim": [4, 4]},
+            ["unet/config.json", "attention_head_dim=(4, 4)", "3 levels"],
+        ),
+        ("unet/config.json", {"norm_num_groups": 0}, ["unet/config.json", "norm_num_groups=0"]),
+        ("scheduler/scheduler_config.json", {"beta_start": -1}, ["scheduler", "beta_start=-1"]),
+        ("scheduler/scheduler_config.json", {"skip_prk_steps": False}, ["scheduler", "skip_prk_steps"]),
+    ],
+)
+def test_settings_that_cannot_be_followed_are_named_with_their_file(folder_copy, part, changes, words):
+    edit(folder_copy / part, **changes)
+    refused(folder_copy, *words)
+
+
+def test_an_inpainting_model_is_sent_to_its_pipeline(folder_copy):
+    their_unet(**SD1, in_channels=9).save_pretrained(folder_copy / "unet")
+    refused(folder_copy, "9 input channels", "InpaintPipeline", error=ValueError)
+
+
+def test_components_that_do_not_fit_one_another(model_folder):
+    pipe = load(model_folder)
+
+    def together(**changes):
+        return Text2ImagePipeline(**{**pipe.components, **changes})
+
+    wide = adopt(AutoencoderKL, their_vae(latent_channels=8))
+    with pytest.raises(ValueError, match="the UNet takes 4 channels and the VAE's latents have 8"):
+        together(vae=wide)
+    with pytest.raises(ValueError, match="embeddings of width 64 and the UNet attends to width 32"):
+        together(text_encoder=make_encoder(hidden_size=64))
+    with pytest.raises(ValueError, match="the UNet wants class labels"):
+        together(unet=UNet2DConditionModel(dataclasses.replace(pipe.unet.config, num_class_embeds=5)))
+    for name, wrong, given in [
+        ("unet", their_unet(**SD1), "diffusers.UNet2DConditionModel"),
+        ("vae", AutoencoderConfig(norm_num_groups=8), "latentgen.AutoencoderConfig"),
+        ("scheduler", "euler", "builtins.str"),
+        ("tokenizer", None, "builtins.NoneType"),
+    ]:
+        with pytest.raises(ValueError, match=f"{name} is a {given}; it must be a "):
+            together(**{name: wrong})
