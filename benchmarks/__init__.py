@@ -1,0 +1,1 @@
+"""latentgen beside diffusers: speed, memory, import and load time, on the same weights. Run `python -m benchmarks`."""

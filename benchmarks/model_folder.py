@@ -1,0 +1,97 @@
+"""The model that both libraries load: Stable Diffusion 1.5's configuration with random weights, written by diffusers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from tokenizers import pre_tokenizers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from benchmarks.settings import Settings
+
+SCHEDULER = {
+    "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
+}  # fmt: skip
+"""Stable Diffusion's noise schedule; the solver is DDIM, whose n steps are n evaluations of the UNet."""
+
+LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
+TOKENS = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+"""All bytes, alone and at a word's end."""
+
+
+def make_model_folder(folder: Path, settings: Settings, *, variants: list[str | None]) -> None:
+    """Write the model, once for each variant: None is float32, "fp16" is float16 under that name."""
+    torch.manual_seed(0)
+    pipeline: Any = StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=settings.vae_widths,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            sample_size=settings.pixels,
+        ),
+        text_encoder=CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=settings.vocabulary,
+                hidden_size=settings.text_width,
+                intermediate_size=4 * settings.text_width,
+                num_hidden_layers=settings.text_layers,
+                num_attention_heads=settings.text_heads,
+                bos_token_id=len(TOKENS) - 2,
+                eos_token_id=len(TOKENS) - 1,
+            )
+        ),
+        tokenizer=CLIPTokenizer.from_pretrained(str(_write_tokenizer(folder / "tokenizer"))),
+        unet=UNet2DConditionModel(
+            block_out_channels=settings.unet_widths,
+            attention_head_dim=settings.heads,
+            cross_attention_dim=settings.text_width,
+            sample_size=settings.latent_side,
+        ),
+        scheduler=DDIMScheduler(**SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    if None in variants:
+        pipeline.save_pretrained(folder)
+    if "fp16" in variants:
+        for module in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+            module.to(torch.float16)  # not pipeline.to(), which warns of a CPU: nothing runs here
+        pipeline.save_pretrained(folder, variant="fp16")
+
+
+def hide_progress_bars() -> None:
+    """Those of loading and saving, in this process."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def read_through(folder: Path) -> int:
+    """Read every file once, so that no library is the first to fetch it from the disk; the number of bytes."""
+    total = 0
+    for path in folder.rglob("*.safetensors"):
+        with path.open("rb", buffering=0) as file:
+            while chunk := file.read(2**24):
+                total += len(chunk)
+    return total
+
+
+def _write_tokenizer(folder: Path) -> Path:
+    """A CLIP tokenizer that knows `TOKENS` and no longer pieces."""
+    config = {
+        "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>", "model_max_length": 77, "tokenizer_class": "CLIPTokenizer",
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder

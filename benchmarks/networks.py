@@ -1,0 +1,187 @@
+"""The networks and the whole pipeline, both libraries in this process, taking turns."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.machine import synchronizer
+from benchmarks.pairing import Turns, take_turns
+from benchmarks.rows import Row, make_row
+from benchmarks.settings import Settings
+from latentgen import Text2ImagePipeline
+
+Contenders = dict[str, Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Both pipelines on one device in one format, with all that a measurement needs to know.
+
+    Attributes:
+        rate: FLOP/s of a matrix product here.
+        pairs: by part, how many to measure.
+    """
+
+    ours: Text2ImagePipeline
+    theirs: Any
+    settings: Settings
+    device: str
+    dtype: torch.dtype
+    rate: float
+    pairs: dict[str, int]
+
+    @property
+    def dtype_name(self) -> str:
+        """For example "float32"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def randn(self, *shape: int) -> Tensor:
+        """The same numbers every time."""
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(1)).to(self.device, self.dtype)
+
+    def latents(self, count: int) -> Tensor:
+        """Noise in the latents' shape."""
+        side = self.settings.latent_side
+        return self.randn(count, 4, side, side)
+
+    def turns(self, part: str, contenders: Contenders) -> Turns:
+        """Warm up, then measure; a GPU's short calls are timed several at once."""
+        synchronize = synchronizer(self.device)
+        calls = 5 if self.device == "cuda" else 1
+        take_turns(contenders, 2 if self.device == "cuda" else 1, synchronize=synchronize)
+        return take_turns(contenders, self.pairs[part], calls=calls, synchronize=synchronize)
+
+    def row(self, part: str, name: str, turns: Turns, ours: str, theirs: str, flops: int | None = None) -> Row:
+        """A row from two of the contenders."""
+        return make_row(
+            part,
+            name,
+            self.device,
+            self.dtype_name,
+            turns.seconds[ours],
+            turns.seconds[theirs],
+            flops=flops,
+            rate=self.rate,
+            difference=difference(turns.outputs[ours], turns.outputs[theirs]),
+        )
+
+
+def load_both(
+    folder: Path,
+    settings: Settings,
+    device: str,
+    dtype: torch.dtype,
+    variant: str | None,
+    rate: float,
+    pairs: dict[str, int],
+) -> Bench:
+    """Load the same folder with both libraries."""
+    ours = Text2ImagePipeline.from_pretrained(folder, device=device, dtype=dtype, variant=variant)
+    theirs = StableDiffusionPipeline.from_pretrained(
+        str(folder), dtype=dtype, variant=variant, local_files_only=True
+    ).to(device)
+    theirs.set_progress_bar_config(disable=True)
+    return Bench(ours, theirs, settings, device, dtype, rate, pairs)
+
+
+def difference(ours: Any, theirs: Any) -> float:
+    """The largest difference, as a share of the largest magnitude of `theirs`."""
+    a, b = (torch.as_tensor(x).float() for x in (ours, theirs))
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def count_flops(call: Callable[[], Any]) -> int:
+    """Floating-point operations of matrix products, convolutions and attention in one call."""
+    with _flop_counter() as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
+def _flop_counter() -> FlopCounterMode:
+    def attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+        batch, heads, length, width = query
+        return 2 * batch * heads * length * key[-2] * (width + value[-1])
+
+    missing = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # PyTorch counts the GPU's attention only
+    return FlopCounterMode(display=False, custom_mapping={missing: attention})
+
+
+@torch.no_grad()
+def unet_rows(bench: Bench) -> list[Row]:
+    """A denoising step: batch 2 is one picture under guidance."""
+    ours, theirs, settings = bench.ours.unet, bench.theirs.unet, bench.settings
+    x, text = bench.latents(2), bench.randn(2, 77, settings.text_width)
+    timestep = torch.tensor([500.0], device=bench.device)
+    context, shifts = ours.prepare_context(text), ours.prepare_time(timestep)
+    contenders: Contenders = {
+        "prepared": lambda: ours.denoise(x, shifts, context),
+        "diffusers": lambda: theirs(x, timestep, encoder_hidden_states=text).sample,
+        "plain": lambda: ours(x, timestep, text),
+    }
+    flops = count_flops(contenders["prepared"])
+    turns = bench.turns("unet", contenders)
+    return [
+        bench.row("unet", "UNet step, as pipelines run it", turns, "prepared", "diffusers", flops),
+        bench.row("unet", "UNet forward, nothing prepared", turns, "plain", "diffusers", flops),
+    ]
+
+
+@torch.no_grad()
+def vae_rows(bench: Bench) -> list[Row]:
+    """The decoder, on one picture."""
+    ours, theirs, z = bench.ours.vae, bench.theirs.vae, bench.latents(1)
+    contenders: Contenders = {"latentgen": lambda: ours.decode(z), "diffusers": lambda: theirs.decode(z).sample}
+    flops = count_flops(contenders["latentgen"])
+    turns = bench.turns("vae", contenders)
+    return [bench.row("vae", "VAE decode", turns, "latentgen", "diffusers", flops)]
+
+
+def picture_rows(bench: Bench) -> list[Row]:
+    """From a prompt to a picture, from the same noise."""
+    settings, latents = bench.settings, bench.latents(1)
+    arguments: dict[str, Any] = {
+        "height": settings.pixels, "width": settings.pixels, "guidance_scale": settings.guidance_scale,
+        "latents": latents,
+    }  # fmt: skip
+
+    def ours(steps: int) -> Any:
+        made = bench.ours("a red square", num_inference_steps=steps, output_type="np", show_progress=False, **arguments)
+        assert not made.decoded_in_float32, "the decoder ran twice: that is no fair comparison"
+        return made.images
+
+    def theirs(steps: int) -> Any:
+        return bench.theirs("a red square", num_inference_steps=steps, output_type="np", **arguments).images
+
+    def contenders(steps: int) -> Contenders:
+        return {"latentgen": lambda: ours(steps), "diffusers": lambda: theirs(steps)}
+
+    synchronize = synchronizer(bench.device)
+    take_turns(contenders(1), 1, synchronize=synchronize)
+    turns = take_turns(contenders(settings.steps), bench.pairs["picture"], synchronize=synchronize)
+    return [bench.row("picture", f"picture, {settings.steps} steps", turns, "latentgen", "diffusers")]
+
+
+MEASURE = {"unet": unet_rows, "vae": vae_rows, "picture": picture_rows}
+
+
+def network_rows(load: Callable[[], Bench], parts: Iterable[str]) -> Iterable[Row]:
+    """The rows of `parts`, one after the other; nothing is loaded if none of them is here."""
+    wanted = [measure for part, measure in MEASURE.items() if part in parts]
+    if not wanted:
+        return
+    bench = load()
+    for measure in wanted:
+        yield from measure(bench)
+    del bench
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

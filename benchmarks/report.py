@@ -1,0 +1,111 @@
+"""The result as a table to read and as JSON to compute with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.rows import Row
+
+HEADER = "| what | latentgen | diffusers | ratio | pairs | share of matmul rate | difference |"
+RULE = "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that one run found.
+
+    Attributes:
+        machine: see `machine.describe`.
+        settings: sizes and options of the run.
+        rates: FLOP/s of a large matrix product, by "device dtype".
+        torch_import: seconds of `import torch` alone, in each process that was timed.
+        rows: the measurements.
+        seconds: how long the run took.
+    """
+
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    rates: dict[str, float]
+    torch_import: Sequence[float]
+    rows: Sequence[Row]
+    seconds: float
+
+    def to_json(self) -> str:
+        """Every field, and the shares with their rows."""
+        content = asdict(self)
+        for row, written in zip(self.rows, content["rows"], strict=True):
+            shares = row.shares or (None, None)
+            written |= {"share_latentgen": shares[0], "share_diffusers": shares[1]}
+        return json.dumps(content, indent=2) + "\n"
+
+    def to_markdown(self) -> str:
+        """A table for every device and format, and what it was measured on."""
+        lines = [_machine_line(self.machine), "", _size_line(self.settings), "", self._rates_line()]
+        for device, dtype in dict.fromkeys((row.device, row.dtype) for row in self.rows):
+            title = "A fresh process" if dtype == "-" else f"{device.upper()}, {dtype}"
+            chosen = [row for row in self.rows if (row.device, row.dtype) == (device, dtype)]
+            lines += ["", f"**{title}**", "", HEADER, RULE, *map(_table_line, chosen)]
+        if self.torch_import:
+            lines += [
+                "",
+                f"`import torch` alone took {_amount(median(self.torch_import), 's')} and is not in the import rows.",
+            ]
+        return "\n".join(lines) + "\n"
+
+    def _rates_line(self) -> str:
+        rates = [f"{rate / 1e12:.3g} TFLOP/s ({kind})" for kind, rate in self.rates.items()]
+        return "Measured rate of a large square matrix product: " + ", ".join(rates) + "." if rates else ""
+
+
+def _machine_line(machine: dict[str, Any]) -> str:
+    place = f"{machine['cores']} cores of an {machine['cpu']}" if "gpu" not in machine else f"one {machine['gpu']}"
+    libraries = ", ".join(f"{name} {number}" for name, number in machine["libraries"].items())
+    return f"Measured on {place}, {machine['memory_gib']:g} GiB of memory, Python {machine['python']}, {libraries}."
+
+
+def _size_line(settings: dict[str, Any]) -> str:
+    side, latent, loaded = settings["pixels"], settings["pixels"] // 8, settings["load_average"]
+    quick = " Tiny networks (`--quick`): these numbers say nothing about speed." if settings["quick"] else ""
+    busy = f" Load average when it began: {loaded:.1f}." if loaded is not None else ""
+    return (
+        f"UNet: batch 2, {latent} x {latent} latents. VAE and picture: {side} x {side}, guidance "
+        f"{settings['guidance_scale']:g}, DDIM.{busy}{quick}"
+    )
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit != "s":
+        return f"{value:.2f} {unit}"
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.3g} ms"
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.1g}"
+
+
+def _table_line(row: Row) -> str:
+    ratio = _ratio(row.ratio) + (f" ({_ratio(row.lowest)} to {_ratio(row.highest)})" if row.pairs > 1 else "")
+    shares = "" if row.shares is None else f"{row.shares[0]:.0%} / {row.shares[1]:.0%}"
+    off = "" if row.difference is None else f"{row.difference:.1g}"
+    amounts = f"{_amount(row.latentgen, row.unit)} | {_amount(row.diffusers, row.unit)}"
+    return f"| {row.name} | {amounts} | {ratio} | {row.pairs} | {shares} | {off} |"
+
+
+def replace_section(page: Path, name: str, text: str) -> None:
+    """Put `text` between `<!-- NAME: begin -->` and `<!-- NAME: end -->` of a page.
+
+    Raises:
+        ValueError: if the page does not have both marks, in this order.
+    """
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    content = page.read_text(encoding="utf-8")
+    head, found_begin, rest = content.partition(begin)
+    _, found_end, tail = rest.partition(end)
+    if not (found_begin and found_end):
+        raise ValueError(f"{page} has no section between {begin.strip()} and {end}: add the two lines.")
+    page.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")

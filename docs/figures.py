@@ -1,0 +1,59 @@
+"""Writes measured figures from docs/*.json into the pages, between `<!-- figures: NAME -->` and `<!-- end -->`.
+
+python docs/figures.py
+
+A test holds the pages to the files, so no figure can be typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+def read(name: str) -> Any:
+    return json.loads((DOCS / name).read_text(encoding="utf-8"))
+
+
+def bundled() -> str:
+    """The shares of right pictures, a row for each attribute."""
+    (result,) = read("bundled-model.json")
+    sets = result["shares"]
+    rows = [f"| right | {' | '.join(sets)} |", f"| --- |{' --- |' * len(sets)}"]
+    for key in list(sets.values())[-1]:
+        cells = (f"{100 * share[key]:.1f} %" if key in share else "" for share in sets.values())
+        rows.append(f"| {'**all of it**' if key == 'all' else key} | {' | '.join(cells)} |")
+    rows.append("")
+    rows.append(f"{result['captions']} captions in each column, {result['steps']} DDIM steps, guidance scale "
+                f"{result['guidance_scale']:g}, {result['dtype']}.")  # fmt: skip
+    return "\n".join(rows)
+
+
+FIGURES: dict[str, Callable[[], str]] = {"bundled": bundled}
+
+
+def filled(text: str) -> str:
+    """The page with every block of figures made anew."""
+
+    def block(match: re.Match[str]) -> str:
+        return f"<!-- figures: {match[1]} -->\n{FIGURES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- figures: (\w+) -->\n.*?<!-- end -->", block, text, flags=re.S)
+
+
+def main() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if filled(text) != text:
+            page.write_text(filled(text), encoding="utf-8")
+            print(page)
+
+
+if __name__ == "__main__":
+    main()
