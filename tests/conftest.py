@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -45,3 +46,20 @@ def sd1_folder(reference, tmp_path_factory):
 
     tokenizer = reference / "stable-diffusion-v1-5" / "tokenizer"
     return make_model_folder(tmp_path_factory.mktemp("models") / "tiny-sd1", tokenizer=tokenizer)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record", action="store_true", help="write measured parity figures to docs/parity.json")
+
+
+@pytest.fixture
+def record(request):
+    """`record(name, value)` keeps a measured figure for docs/parity.md, where pytest runs with --record."""
+
+    def keep(name, value):
+        if request.config.getoption("--record"):
+            path = Path(__file__).resolve().parents[1] / "docs" / "parity.json"
+            figures = json.loads(path.read_text()) if path.exists() else {}
+            path.write_text(json.dumps(dict(sorted({**figures, name: float(f"{value:.2g}")}.items())), indent=2) + "\n")
+
+    return keep

@@ -149,7 +149,7 @@ def test_a_published_config_makes_the_published_tensors(reference, model, part, 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["stable-diffusion-v1-5", "stable-diffusion-2-1-base"])
 @pytest.mark.parametrize("part", ["unet", "vae"])
-def test_full_width(reference, model, part):
+def test_full_width(reference, record, model, part):
     """Random weights of the published sizes. Both networks hold the same tensors, so a UNet takes 3.5 GB once.
 
     Their autoencoder runs in float64: in float32 its decoder is itself 7.5e-6 from that, and ours 1.7e-6.
@@ -162,5 +162,5 @@ def test_full_width(reference, model, part):
         errors = list(unet_errors(theirs, [(24, 16)], timesteps=(500,), batch=1))
     else:
         errors = list(vae_errors(theirs, 128, 64, torch.float64))
-    print(f"\n{model} {part}: relative error {max(errors):.1e}")
+    record(f"full width, {model}, {part}", max(errors))
     assert max(errors) <= LIMIT
