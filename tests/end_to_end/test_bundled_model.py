@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -36,11 +37,13 @@ def test_it_is_small_float16_and_safetensors():
 
 
 def test_pictures_show_their_captions():
-    """A small sample of what examples/tiny_scenes/evaluate.py measures; see docs/bundled-model.md for the whole."""
+    """On other captions and fewer steps the model draws about as well as docs/bundled-model.json says."""
     pipe = Text2ImagePipeline.from_pretrained(bundled_model(), device="cpu")
-    shares, _ = evaluate(pipe, count=16, seed=1, steps=25, guidance=BUNDLED_GUIDANCE)
-    assert shares["one thing, withheld pairs"]["all"] >= 0.8
-    assert shares["two things, any pairs"]["all"] >= 0.6
+    (recorded,) = json.loads((ROOT / "docs" / "bundled-model.json").read_text())
+    shares, _ = evaluate(pipe, count=24, seed=1, steps=25, guidance=BUNDLED_GUIDANCE)
+    for name, share in shares.items():
+        assert share["background"] >= recorded["shares"][name]["background"] - 0.15
+        assert share["all"] >= recorded["shares"][name]["all"] - 0.2
 
 
 def test_captions_are_those_of_withheld_pairs():
