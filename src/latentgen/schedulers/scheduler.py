@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from latentgen.diffusion.noise_schedule import NoiseSchedule, make_betas
 from latentgen.diffusion.plan import Plan
 from latentgen.diffusion.sampling import Denoise, Noise
 from latentgen.schedulers.config import ALWAYS_WRITTEN, RULES, is_whole, sort_keys
+from latentgen.weights.config_files import write_json
 
 CONFIG_NAME = "scheduler_config.json"
 
@@ -162,15 +162,7 @@ class Scheduler(ABC):
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `config` to `folder`/scheduler_config.json; a reader sees the old file or the new one, never a half."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"_class_name": type(self).__name__, **self.config}, indent=2) + "\n"
-        beside = folder / f".{CONFIG_NAME}.{uuid.uuid4().hex}"
-        try:
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, folder / CONFIG_NAME)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_json(Path(folder) / CONFIG_NAME, {"_class_name": type(self).__name__, **self.config})
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], subfolder: str | None = None) -> Self:
