@@ -3,7 +3,7 @@
     python examples/tiny_scenes/evaluate.py --json docs/bundled-model.json --grid docs/bundled-model.png
 
 draws 256 one-thing captions whose (colour, shape) pair never occurred in training, and 256 two-thing captions of any
-pairs, at 50 DDIM steps. `--guidance 1 2 3 4 5` compares guidance scales on other captions: the one that ships was chosen so.
+pairs, at 50 DDIM steps. `--guidance 1 2 3 4 5 --seed 1` compares guidance scales on other captions than those that are reported.
 """
 
 from __future__ import annotations

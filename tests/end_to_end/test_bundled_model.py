@@ -42,8 +42,8 @@ def test_pictures_show_their_captions():
     (recorded,) = json.loads((ROOT / "docs" / "bundled-model.json").read_text())
     shares, _ = evaluate(pipe, count=24, seed=1, steps=25, guidance=BUNDLED_GUIDANCE)
     for name, share in shares.items():
-        assert share["background"] >= recorded["shares"][name]["background"] - 0.15
-        assert share["all"] >= recorded["shares"][name]["all"] - 0.2
+        for attribute, value in recorded["shares"][name].items():
+            assert share[attribute] >= value - 0.25, (name, attribute)
 
 
 def test_captions_are_those_of_withheld_pairs():
