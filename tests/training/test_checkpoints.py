@@ -21,6 +21,7 @@ from latentgen.training.checkpoint import RunState, checkpoints, restore, save
 from latentgen.training.diffusion import DiffusionStage
 from latentgen.training.ema import EMA
 from latentgen.training.folders import replacing_folder
+from latentgen.training.muon import Muon
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.safetensors_io import read_tensors
 
@@ -175,11 +176,11 @@ def test_failed_write_leaves_the_checkpoint_before_it(monkeypatch, config, whole
     assert_same_end(config.run.output, whole_run)
 
 
-def make_state(seed=0):
+def make_state(seed=0, optimizer="adamw"):
     torch.manual_seed(seed)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2)).to(memory_format=torch.channels_last)
+    module = nn.Sequential(nn.Conv2d(16, 32, 3), nn.Linear(4, 2)).to(memory_format=torch.channels_last)
     module.register_parameter("scalar", nn.Parameter(torch.randn(())))
-    optimizer = torch.optim.AdamW(module.parameters(), 0.1)
+    optimizer = Muon(module, 0.1) if optimizer == "muon" else torch.optim.AdamW(module.parameters(), 0.1)
     ema = EMA(module, 0.9)
     for _ in range(3):
         sum(p.square().sum() for p in module.parameters()).backward()
@@ -188,8 +189,9 @@ def make_state(seed=0):
     return RunState(module, optimizer, ema)
 
 
-def test_restored_state_is_that_which_was_saved(tmp_path):
-    saved, other = make_state(0), make_state(1)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_restored_state_is_that_which_was_saved(tmp_path, optimizer):
+    saved, other = make_state(0, optimizer), make_state(1, optimizer)
     path = save(tmp_path, 3, saved, keep=1)
     assert restore(path, other) == 3
     for a, b in zip(saved.module.parameters(), other.module.parameters(), strict=True):
@@ -229,6 +231,15 @@ def test_checkpoint_of_another_network(tmp_path):
     module = nn.Linear(4, 2)
     with pytest.raises(ValueError, match=r"is of another network .* resume with the config"):
         restore(path, RunState(module, torch.optim.AdamW(module.parameters()), None))
+
+
+def test_checkpoint_of_another_optimiser(tmp_path):
+    path = save(tmp_path, 3, make_state(), keep=1)
+    other = make_state(1, "muon")
+    before = other.module.state_dict()["0.weight"].clone()
+    with pytest.raises(ValueError, match="is of a run with AdamW, not Muon: resume with"):
+        restore(path, other)
+    assert torch.equal(other.module.state_dict()["0.weight"], before)
 
 
 def test_checkpoint_without_a_moving_average(tmp_path):

@@ -69,6 +69,13 @@ def test_first_step_is_that_of_adamw(tmp_path):
     assert metrics(tmp_path / "run")[0]["grad_norm"] == pytest.approx(float(norm))
 
 
+def test_optimizer_of_the_config_is_used(tmp_path):
+    train(ToyStage, make_config(tmp_path, steps=1, checkpoint_every=1, optimizer="muon"))
+    assert json.loads((checkpoints(tmp_path / "checkpoints")[0][1] / "state.json").read_text())["optimizer"] == "Muon"
+    with pytest.raises(ValueError, match=r"\[run\] optimizer='sgd' must be adamw or muon"):
+        make_config(tmp_path, optimizer="sgd")
+
+
 def test_average_follows_every_optimiser_step(tmp_path):
     train(ToyStage, make_config(tmp_path, steps=4, accumulate=3, checkpoint_every=1, keep_checkpoints=4))
     found = checkpoints(tmp_path / "checkpoints")

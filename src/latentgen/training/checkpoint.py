@@ -64,7 +64,7 @@ def save(folder: Path, step: int, state: RunState, *, keep: int) -> Path:
     with replacing_folder(final) as fresh:
         write_tensors(fresh / "model.safetensors", state.module.state_dict())
         write_tensors(fresh / "optimizer.safetensors", _optimizer_tensors(state))
-        facts: dict[str, Any] = {"step": step}
+        facts: dict[str, Any] = {"step": step, "optimizer": type(state.optimizer).__name__}
         if state.ema is not None:
             write_tensors(fresh / "ema.safetensors", state.ema.shadow)
             facts["ema_updates"] = state.ema.updates
@@ -81,7 +81,7 @@ def restore(checkpoint: Path, state: RunState) -> int:
 
     Raises:
         WeightsError: if a file of the checkpoint is broken.
-        ValueError: if it is of another network, or without the moving average that the run keeps.
+        ValueError: if it is of another network or optimiser, or without the moving average that the run keeps.
     """
     facts = read_json(checkpoint / "state.json")
     weights = read_tensors(checkpoint / "model.safetensors")
@@ -91,6 +91,10 @@ def restore(checkpoint: Path, state: RunState) -> int:
         raise ValueError(
             f"{checkpoint} is of another network ({len(wrong)} tensors differ, {wrong[0]} among them): "
             "resume with the config that the run was started with, or choose another output."
+        )
+    if (theirs := facts.get("optimizer")) not in (None, ours := type(state.optimizer).__name__):
+        raise ValueError(
+            f"{checkpoint} is of a run with {theirs}, not {ours}: resume with the optimizer it was started with."
         )
     state.module.load_state_dict(weights)
     _restore_optimizer(read_tensors(checkpoint / "optimizer.safetensors"), state)

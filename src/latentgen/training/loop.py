@@ -18,6 +18,7 @@ from latentgen.training.config import RunConfig
 from latentgen.training.ema import EMA
 from latentgen.training.folders import replacing_folder
 from latentgen.training.log import Log
+from latentgen.training.muon import Muon
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -74,12 +75,10 @@ def train(make_stage: Callable[[Accelerator], Stage], config: RunConfig, *, resu
 
 def _run(stage: Stage, config: RunConfig, accelerator: Accelerator, newest: Path | None) -> Path:
     plain = stage.module.train().to(accelerator.device)
-    adamw = torch.optim.AdamW(
-        plain.parameters(), config.learning_rate, (config.beta1, config.beta2), weight_decay=config.weight_decay
-    )
+    plain_optimizer = _optimizer(plain, config)
     ema = None if config.ema_decay is None else EMA(plain, config.ema_decay)
-    state = RunState(plain, adamw, ema, accelerator.scaler)
-    module, optimizer = accelerator.prepare(plain, adamw)
+    state = RunState(plain, plain_optimizer, ema, accelerator.scaler)
+    module, optimizer = accelerator.prepare(plain, plain_optimizer)
     start = 0 if newest is None else restore(newest, state)
 
     with (
@@ -114,6 +113,13 @@ def _run(stage: Stage, config: RunConfig, accelerator: Accelerator, newest: Path
             stage.export(folder)
     accelerator.wait_for_everyone()
     return config.output / "model"
+
+
+def _optimizer(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    rate, betas, decay = config.learning_rate, (config.beta1, config.beta2), config.weight_decay
+    if config.optimizer == "muon":
+        return Muon(module, rate, betas, weight_decay=decay)
+    return torch.optim.AdamW(module.parameters(), rate, betas, weight_decay=decay)
 
 
 @contextmanager
