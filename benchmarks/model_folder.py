@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.progress import say
 from benchmarks.settings import Settings
+from benchmarks.stamp import read_variants, write_stamp
 
 SCHEDULER = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -26,7 +29,21 @@ TOKENS = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>",
 """All bytes, alone and at a word's end."""
 
 
-def make_model_folder(folder: Path, settings: Settings, *, variants: list[str | None]) -> None:
+def ensure_model_folder(folder: Path, settings: Settings, variants: Sequence[str | None]) -> None:
+    """See to it that `folder` holds the model of `settings` in these variants, writing what it lacks.
+
+    Raises:
+        ValueError: if the folder holds anything else (see `stamp.read_variants`).
+    """
+    there = read_variants(folder, settings)
+    missing = [variant for variant in variants if variant not in there]
+    if missing:
+        say(f"writing the model to {folder}")
+        make_model_folder(folder, settings, variants=missing)
+        write_stamp(folder, settings, [*there, *missing])
+
+
+def make_model_folder(folder: Path, settings: Settings, *, variants: Sequence[str | None]) -> None:
     """Write the model, once for each variant: None is float32, "fp16" is float16 under that name."""
     torch.manual_seed(0)
     pipeline: Any = StableDiffusionPipeline(

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import synchronizer
 from benchmarks.pairing import Turns, take_turns
+from benchmarks.progress import say
 from benchmarks.rows import Row, make_row
-from benchmarks.settings import Settings
+from benchmarks.settings import Effort, Settings
 from latentgen import Text2ImagePipeline
 
 Contenders = dict[str, Callable[[], Any]]
@@ -28,7 +29,7 @@ class Bench:
 
     Attributes:
         rate: FLOP/s of a matrix product here.
-        pairs: by part, how many to measure.
+        efforts: by part, how often to measure.
     """
 
     ours: Text2ImagePipeline
@@ -37,7 +38,7 @@ class Bench:
     device: str
     dtype: torch.dtype
     rate: float
-    pairs: dict[str, int]
+    efforts: dict[str, Effort]
 
     @property
     def dtype_name(self) -> str:
@@ -53,12 +54,31 @@ class Bench:
         side = self.settings.latent_side
         return self.randn(count, 4, side, side)
 
-    def turns(self, part: str, contenders: Contenders) -> Turns:
-        """Warm up, then measure; a GPU's short calls are timed several at once."""
-        synchronize = synchronizer(self.device)
-        calls = 5 if self.device == "cuda" else 1
-        take_turns(contenders, 2 if self.device == "cuda" else 1, synchronize=synchronize)
-        return take_turns(contenders, self.pairs[part], calls=calls, synchronize=synchronize)
+    def turns(self, part: str, contenders: Contenders) -> tuple[Turns, int]:
+        """Warm up, then measure, a GPU's short calls several at once; and the first contender's FLOPs in one call."""
+        first, *others = contenders
+        self.say(part, "warm-up")
+        flops = count_flops(contenders[first])  # this is the first one's warm-up
+        take_turns({name: contenders[name] for name in others}, 1, synchronize=synchronizer(self.device))
+        if self.device == "cuda":
+            take_turns(contenders, 1, synchronize=synchronizer(self.device))
+        return self.measure(part, contenders, calls=5 if self.device == "cuda" else 1), flops
+
+    def measure(self, part: str, contenders: Contenders, *, calls: int = 1) -> Turns:
+        """What is warm already."""
+        effort = self.efforts[part]
+        return take_turns(
+            contenders,
+            effort.pairs,
+            seconds=effort.seconds,
+            calls=calls,
+            synchronize=synchronizer(self.device),
+            on_round=lambda k: self.say(part, f"round {k + 1} of at most {effort.pairs}"),
+        )
+
+    def say(self, part: str, what: str) -> None:
+        """Where the measurement is."""
+        say(f"{part}, {self.device} {self.dtype_name}: {what}")
 
     def row(self, part: str, name: str, turns: Turns, ours: str, theirs: str, flops: int | None = None) -> Row:
         """A row from two of the contenders."""
@@ -82,7 +102,7 @@ def load_both(
     dtype: torch.dtype,
     variant: str | None,
     rate: float,
-    pairs: dict[str, int],
+    efforts: dict[str, Effort],
 ) -> Bench:
     """Load the same folder with both libraries."""
     ours = Text2ImagePipeline.from_pretrained(folder, device=device, dtype=dtype, variant=variant)
@@ -90,7 +110,7 @@ def load_both(
         str(folder), dtype=dtype, variant=variant, local_files_only=True
     ).to(device)
     theirs.set_progress_bar_config(disable=True)
-    return Bench(ours, theirs, settings, device, dtype, rate, pairs)
+    return Bench(ours, theirs, settings, device, dtype, rate, efforts)
 
 
 def difference(ours: Any, theirs: Any) -> float:
@@ -127,8 +147,7 @@ def unet_rows(bench: Bench) -> list[Row]:
         "diffusers": lambda: theirs(x, timestep, encoder_hidden_states=text).sample,
         "plain": lambda: ours(x, timestep, text),
     }
-    flops = count_flops(contenders["prepared"])
-    turns = bench.turns("unet", contenders)
+    turns, flops = bench.turns("unet", contenders)
     return [
         bench.row("unet", "UNet step, as pipelines run it", turns, "prepared", "diffusers", flops),
         bench.row("unet", "UNet forward, nothing prepared", turns, "plain", "diffusers", flops),
@@ -140,8 +159,7 @@ def vae_rows(bench: Bench) -> list[Row]:
     """The decoder, on one picture."""
     ours, theirs, z = bench.ours.vae, bench.theirs.vae, bench.latents(1)
     contenders: Contenders = {"latentgen": lambda: ours.decode(z), "diffusers": lambda: theirs.decode(z).sample}
-    flops = count_flops(contenders["latentgen"])
-    turns = bench.turns("vae", contenders)
+    turns, flops = bench.turns("vae", contenders)
     return [bench.row("vae", "VAE decode", turns, "latentgen", "diffusers", flops)]
 
 
@@ -153,21 +171,37 @@ def picture_rows(bench: Bench) -> list[Row]:
         "latents": latents,
     }  # fmt: skip
 
-    def ours(steps: int) -> Any:
-        made = bench.ours("a red square", num_inference_steps=steps, output_type="np", show_progress=False, **arguments)
+    def ours(steps: int, on_step: Callable[..., None] | None = None) -> Any:
+        made = bench.ours(
+            "a red square", num_inference_steps=steps, output_type="np", show_progress=False,
+            callback_on_step_end=on_step, **arguments,
+        )  # fmt: skip
         assert not made.decoded_in_float32, "the decoder ran twice: that is no fair comparison"
         return made.images
 
     def theirs(steps: int) -> Any:
         return bench.theirs("a red square", num_inference_steps=steps, output_type="np", **arguments).images
 
-    def contenders(steps: int) -> Contenders:
-        return {"latentgen": lambda: ours(steps), "diffusers": lambda: theirs(steps)}
+    bench.say("picture", "warm-up")
+    flops = picture_flops(ours, settings.steps)  # and latentgen's warm-up
+    theirs(1)
+    contenders: Contenders = {"latentgen": lambda: ours(settings.steps), "diffusers": lambda: theirs(settings.steps)}
+    turns = bench.measure("picture", contenders)
+    return [bench.row("picture", f"picture, {settings.steps} steps", turns, "latentgen", "diffusers", flops)]
 
-    synchronize = synchronizer(bench.device)
-    take_turns(contenders(1), 1, synchronize=synchronize)
-    turns = take_turns(contenders(settings.steps), bench.pairs["picture"], synchronize=synchronize)
-    return [bench.row("picture", f"picture, {settings.steps} steps", turns, "latentgen", "diffusers")]
+
+def picture_flops(draw: Callable[[int, Callable[..., None]], Any], steps: int) -> int:
+    """FLOPs of a picture in `steps` steps, counted in one of 2: every further step takes what the second took.
+
+    Args:
+        draw: called as `draw(2, on_step)`; calls `on_step` after each step.
+        steps: at least 2.
+    """
+    totals: list[int] = []
+    with _flop_counter() as counter:
+        draw(2, lambda *_: totals.append(int(counter.get_total_flops())))
+    first, second = totals
+    return int(counter.get_total_flops()) + (steps - 2) * (second - first)
 
 
 MEASURE = {"unet": unet_rows, "vae": vae_rows, "picture": picture_rows}

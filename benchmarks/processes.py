@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.life import STAGES
+from benchmarks.pairing import in_turn
+from benchmarks.progress import say
 from benchmarks.rows import Row, make_row
 from benchmarks.settings import Settings
 
 LIFE = Path(__file__).with_name("life.py")
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 GIB = 2**30
+LIBRARIES = ("latentgen", "diffusers")
 
 ROWS = (
     ("import", "import_library", "import the library", "s", 1.0),
@@ -41,7 +44,7 @@ class Life:
 def run_lives(
     folder: Path, settings: Settings, device: str, dtype: str, variant: str | None, pairs: int, parts: Iterable[str]
 ) -> list[Life]:
-    """Let both libraries live `pairs` times, as far as the furthest of `parts`; only the first pair draws."""
+    """Let both libraries live `pairs` times, as far as the furthest of `parts`."""
     wanted = [stage for stage in STAGES if stage in parts]
     if not wanted:
         return []
@@ -50,11 +53,13 @@ def run_lives(
         "height": settings.pixels, "width": settings.pixels, "num_inference_steps": 1,
         "guidance_scale": settings.guidance_scale,
     }  # fmt: skip
-    print(f"fresh processes, {device} {dtype}", file=sys.stderr, flush=True)
     lives = []
     for k in range(pairs):
-        stage = wanted[-1] if k == 0 or "memory" not in wanted else "load"
-        lives.append(Life(device, dtype, *(_run(library, stage, job) for library in ("latentgen", "diffusers"))))
+        told = {}
+        for library in in_turn(LIBRARIES, k):
+            say(f"fresh process, {device} {dtype}, up to {wanted[-1]}: pair {k + 1} of {pairs}, {library}")
+            told[library] = _run(library, wanted[-1], job)
+        lives.append(Life(device, dtype, **told))
     return lives
 
 

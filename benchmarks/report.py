@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.rows import Row
 
 HEADER = "| what | latentgen | diffusers | ratio | pairs | share of matmul rate | difference |"
 RULE = "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+SHARES = ("share_latentgen", "share_diffusers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that one run found.
+    """All that a run found, or several that measured one part after another.
 
     Attributes:
         machine: see `machine.describe`.
-        settings: sizes and options of the run.
-        rates: FLOP/s of a large matrix product, by "device dtype".
+        settings: sizes; whether they are tiny; the parts that were measured; the load average before.
         torch_import: seconds of `import torch` alone, in each process that was timed.
         rows: the measurements.
         seconds: how long the run took.
@@ -30,7 +29,6 @@ class Report:
 
     machine: dict[str, Any]
     settings: dict[str, Any]
-    rates: dict[str, float]
     torch_import: Sequence[float]
     rows: Sequence[Row]
     seconds: float
@@ -39,9 +37,15 @@ class Report:
         """Every field, and the shares with their rows."""
         content = asdict(self)
         for row, written in zip(self.rows, content["rows"], strict=True):
-            shares = row.shares or (None, None)
-            written |= {"share_latentgen": shares[0], "share_diffusers": shares[1]}
+            written |= dict(zip(SHARES, row.shares or (None, None), strict=True))
         return json.dumps(content, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote."""
+        content = json.loads(text)
+        rows = [Row(**{k: v for k, v in row.items() if k not in SHARES}) for row in content["rows"]]
+        return cls(**content | {"rows": rows})
 
     def to_markdown(self) -> str:
         """A table for every device and format, and what it was measured on."""
@@ -55,10 +59,17 @@ class Report:
                 "",
                 f"`import torch` alone took {_amount(median(self.torch_import), 's')} and is not in the import rows.",
             ]
+        lines += ["", f"It took {self.seconds / 60:.1f} minutes in all."]
         return "\n".join(lines) + "\n"
 
     def _rates_line(self) -> str:
-        rates = [f"{rate / 1e12:.3g} TFLOP/s ({kind})" for kind, rate in self.rates.items()]
+        """The rate that the shares are of; parts that were measured apart have each their own."""
+        measured: dict[str, list[float]] = {}
+        for row in self.rows:
+            if row.rate is not None:
+                measured.setdefault(f"{row.device} {row.dtype}", []).append(row.rate / 1e12)
+        texts = [" to ".join(dict.fromkeys(f"{rate:.3g}" for rate in (min(r), max(r)))) for r in measured.values()]
+        rates = [f"{text} TFLOP/s ({kind})" for text, kind in zip(texts, measured, strict=True)]
         return "Measured rate of a large square matrix product: " + ", ".join(rates) + "." if rates else ""
 
 
@@ -94,18 +105,3 @@ def _table_line(row: Row) -> str:
     off = "" if row.difference is None else f"{row.difference:.1g}"
     amounts = f"{_amount(row.latentgen, row.unit)} | {_amount(row.diffusers, row.unit)}"
     return f"| {row.name} | {amounts} | {ratio} | {row.pairs} | {shares} | {off} |"
-
-
-def replace_section(page: Path, name: str, text: str) -> None:
-    """Put `text` between `<!-- NAME: begin -->` and `<!-- NAME: end -->` of a page.
-
-    Raises:
-        ValueError: if the page does not have both marks, in this order.
-    """
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    content = page.read_text(encoding="utf-8")
-    head, found_begin, rest = content.partition(begin)
-    _, found_end, tail = rest.partition(end)
-    if not (found_begin and found_end):
-        raise ValueError(f"{page} has no section between {begin.strip()} and {end}: add the two lines.")
-    page.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")

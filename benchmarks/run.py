@@ -1,15 +1,15 @@
-"""Command line of the benchmark: choose, measure, report."""
+"""The benchmark from its command line to its result."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if __package__ in (None, ""):  # python benchmarks/run.py
@@ -22,123 +22,96 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
-from benchmarks.report import Report, replace_section  # noqa: E402
-from benchmarks.rows import Row  # noqa: E402
-from benchmarks.settings import DTYPES, FULL, PARTS, QUICK, pairs  # noqa: E402
+from benchmarks.options import DOCS, Job, choose  # noqa: E402
+from benchmarks.progress import say  # noqa: E402
+from benchmarks.report import Report  # noqa: E402
+from benchmarks.stamp import read_variants  # noqa: E402
 
-DOCS = ROOT / "docs"
-WHOLE = {"cpu": DOCS / "benchmarks.json", "cuda": DOCS / "benchmarks-cuda.json"}
-"""Where a whole run's result goes; other runs write one only where they are told to."""
+if TYPE_CHECKING:
+    from benchmarks.networks import Bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for; the exit code."""
-    options = _parse(arguments)
+    """Do what was asked for; the exit code: 0, or 2 for what cannot be measured or would mix two machines."""
+    try:
+        job = choose(arguments, cuda=_finds_cuda)
+        from benchmarks.machine import describe  # imports torch: not before the command line is read
+        from benchmarks.merging import check_same, merge
+
+        machine = describe(job.device)
+        before = _read_result(job)
+        if before is not None:
+            check_same(before, machine, job.settings(None))
+        if job.folder is not None:
+            read_variants(job.folder, job.sizes)
+    except ValueError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory(prefix="latentgen-bench-") as temporary:
-        report = measure(options, Path(options.folder or temporary))
+        report = measure(job, job.folder or Path(temporary), machine)
     print("\n" + report.to_markdown())
-    device = "cuda" if "gpu" in report.machine else "cpu"
-    path = options.json or (WHOLE[device] if _is_whole(options) else None)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(report.to_json(), encoding="utf-8")
-        print(f"wrote {path}")
-    if options.markdown is not None:
-        replace_section(options.markdown, f"generated {device}", report.to_markdown())
-        print(f"wrote {options.markdown}")
+    if job.result is not None:
+        report = report if before is None else merge(before, report)
+        job.result.parent.mkdir(parents=True, exist_ok=True)
+        job.result.write_text(report.to_json(), encoding="utf-8")
+        then = "; python docs/figures.py brings the page up to date" if job.result.parent == DOCS else ""
+        print(f"wrote {job.result}{then}")
     return 0
 
 
-def measure(options: argparse.Namespace, folder: Path) -> Report:
-    """Measure everything, the fresh processes first, while this one is small."""
-    import torch  # not at the top: --help answers at once
+def _read_result(job: Job) -> Report | None:
+    """What is there to be added to."""
+    if not job.merge or job.result is None or not job.result.is_file():
+        return None
+    return Report.from_json(job.result.read_text(encoding="utf-8"))
 
-    from benchmarks import machine
-    from benchmarks.model_folder import hide_progress_bars, make_model_folder, read_through
-    from benchmarks.networks import load_both, network_rows
+
+def _finds_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def measure(job: Job, folder: Path, machine: dict[str, Any]) -> Report:
+    """Measure everything, the fresh processes first, while this one is small."""
+    from benchmarks.model_folder import ensure_model_folder, hide_progress_bars, read_through
+    from benchmarks.networks import network_rows
     from benchmarks.processes import life_rows, run_lives, torch_import
 
     start, load_average = time.perf_counter(), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     hide_progress_bars()
-    settings = QUICK if options.quick else FULL
-    devices = _devices(options)
-    variants = {device: "fp16" if device == "cuda" else None for device in devices}
-    kinds = [(device, dtype) for device in devices for dtype in options.dtype or _dtypes(device, options.quick)]
-    if not (folder / "model_index.json").is_file():
-        _say(f"writing the model to {folder}")
-        make_model_folder(folder, settings, variants=list(variants.values()))
+    ensure_model_folder(folder, job.sizes, list(dict.fromkeys(job.variants.values())))
     read_through(folder)
-
-    def count(device: str, dtype: str, kind: str) -> int:
-        return pairs(device, dtype, kind, quick=options.quick, repeats=options.repeats)
-
     lives = []
-    for device, dtype in kinds:
-        lives += run_lives(
-            folder, settings, device, dtype, variants[device], count(device, dtype, "life"), options.only
-        )
-    rows: list[Row] = life_rows(lives, options.only)
-    rates: dict[str, float] = {}
-    for device, dtype in kinds:
-        _say(f"networks, {device} {dtype}")
-        kind = getattr(torch, dtype)
-        rate = rates[f"{device} {dtype}"] = machine.matmul_rate(device, kind, settings.matmul[device])
-        counts = {part: count(device, dtype, part) for part in ("unet", "vae", "picture")}
-        bench = (folder, settings, device, kind, variants[device], rate, counts)
-        for row in network_rows(lambda bench=bench: load_both(*bench), options.only):  # type: ignore[misc]
-            _say(f"  {row.name}: ratio {row.ratio:.2f}")
+    for device, dtype in job.kinds:
+        count = job.effort(device, dtype, "life").pairs
+        lives += run_lives(folder, job.sizes, device, dtype, job.variants[device], count, job.parts)
+    rows = life_rows(lives, job.parts)
+    for device, dtype in job.kinds:
+        for row in network_rows(partial(_load, job, folder, device, dtype), job.parts):
+            say(f"  {row.name}: ratio {row.ratio:.2f}")
             rows.append(row)
     return Report(
-        machine=machine.describe(devices[0]),
-        settings=asdict(settings) | {"quick": options.quick, "parts": list(options.only), "load_average": load_average},
-        rates=rates,
+        machine=machine,
+        settings=job.settings(load_average),
         torch_import=torch_import(lives),
         rows=rows,
         seconds=time.perf_counter() - start,
     )
 
 
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
-def _devices(options: argparse.Namespace) -> list[str]:
+def _load(job: Job, folder: Path, device: str, dtype: str) -> Bench:
+    """Both libraries' pipelines, and what they are measured by."""
     import torch
 
-    if options.device is not None:
-        return [options.device]
-    if not torch.cuda.is_available():
-        return ["cpu"]
-    return ["cuda", "cpu"] if options.cpu else ["cuda"]
+    from benchmarks.machine import matmul_rate
+    from benchmarks.networks import load_both
 
-
-def _dtypes(device: str, quick: bool) -> tuple[str, ...]:
-    return DTYPES[device][:1] if quick else DTYPES[device]
-
-
-def _is_whole(options: argparse.Namespace) -> bool:
-    return not options.quick and options.only == list(PARTS) and options.repeats is None and options.dtype is None
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="latentgen beside diffusers.")
-    parser.add_argument("--quick", action="store_true", help="tiny networks: does it run? (no speed to speak of)")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="NAME", help=", ".join(PARTS))
-    parser.add_argument("--repeats", type=int, help="pairs of every measurement, instead of each one's own number")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="instead of CUDA where there is one, else the CPU")
-    parser.add_argument("--cpu", action="store_true", help="measure the CPU too where there is CUDA")
-    parser.add_argument(
-        "--dtype", nargs="+", choices=["float32", "bfloat16", "float16"], help="instead of the device's"
-    )
-    parser.add_argument("--folder", type=Path, help="where the model is, or is written and kept; else a temporary one")
-    parser.add_argument("--json", type=Path, help="result; else a whole run writes into docs/")
-    parser.add_argument(
-        "--markdown", type=Path, nargs="?", const=DOCS / "benchmarks.md", help="page to bring up to date"
-    )
-    options = parser.parse_args(arguments)
-    if options.repeats is not None and options.repeats < 1:
-        parser.error(f"--repeats {options.repeats}: give at least 1")
-    return options
+    kind = getattr(torch, dtype)
+    say(f"matrix product and loading, {device} {dtype}")
+    rate = matmul_rate(device, kind, job.sizes.matmul[device])
+    efforts = {part: job.effort(device, dtype, part) for part in ("unet", "vae", "picture")}
+    return load_both(folder, job.sizes, device, kind, job.variants[device], rate, efforts)
 
 
 if __name__ == "__main__":

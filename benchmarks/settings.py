@@ -1,8 +1,10 @@
-"""How large and how often: the sizes of the models, and the number of pairs of every measurement."""
+"""How large, and how often: the sizes of the models, and how many pairs and how much time a measurement may take."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from math import inf
+from typing import Any
 
 PARTS = ("import", "load", "memory", "unet", "vae", "picture")
 """What `--only` can name, in the order in which it is measured."""
@@ -40,6 +42,11 @@ class Settings:
         """Height and width of the latents."""
         return self.pixels // 8
 
+    @property
+    def model(self) -> dict[str, Any]:
+        """Those that the files of the model depend on."""
+        return {k: v for k, v in asdict(self).items() if k not in ("steps", "guidance_scale", "matmul")}
+
 
 FULL = Settings()
 QUICK = Settings(
@@ -47,20 +54,32 @@ QUICK = Settings(
     vocabulary=1024, pixels=64, matmul={"cpu": 512, "cuda": 1024},
 )  # fmt: skip
 
-PAIRS: dict[tuple[str, str], dict[str, int]] = {
-    ("cpu", "float32"): {"life": 2, "unet": 4, "vae": 3, "picture": 2},
-    ("cpu", "bfloat16"): {"life": 3, "unet": 8, "vae": 4, "picture": 3},
-    ("cuda", "float16"): {"life": 3, "unet": 20, "vae": 15, "picture": 10},
-    ("cuda", "bfloat16"): {"life": 1, "unet": 20, "vae": 15, "picture": 10},
-    ("cuda", "float32"): {"life": 1, "unet": 10, "vae": 8, "picture": 4},
+
+@dataclass(frozen=True)
+class Effort:
+    """At most so many pairs, in about so many seconds; at least one pair."""
+
+    pairs: int
+    seconds: float = inf
+
+
+EFFORTS: dict[tuple[str, str], dict[str, Effort]] = {
+    ("cpu", "float32"): {"life": Effort(2), "unet": Effort(4, 50), "vae": Effort(3, 40), "picture": Effort(2, 100)},
+    ("cpu", "bfloat16"): {"life": Effort(2), "unet": Effort(8, 40), "vae": Effort(4, 40), "picture": Effort(3, 60)},
+    ("cuda", "float16"): {"life": Effort(3), "unet": Effort(20), "vae": Effort(15), "picture": Effort(10)},
+    ("cuda", "bfloat16"): {"life": Effort(2), "unet": Effort(20), "vae": Effort(15), "picture": Effort(10)},
+    ("cuda", "float32"): {"life": Effort(2), "unet": Effort(10), "vae": Effort(8), "picture": Effort(4)},
 }
-"""How many pairs each measurement takes: what is quick and noisy is repeated most. "life" is a pair of processes."""
+"""What each measurement takes: what is quick and noisy is repeated most. "life" is a pair of processes.
+
+The seconds keep a whole run on two slow cores within twelve minutes. A format that is not here is not measured.
+"""
 
 
-def pairs(device: str, dtype: str, kind: str, *, quick: bool, repeats: int | None) -> int:
-    """How many pairs of `kind` ("life" or a part) to measure; `repeats` overrides the table."""
+def effort(device: str, dtype: str, kind: str, *, quick: bool, repeats: int | None) -> Effort:
+    """How often to measure `kind` ("life" or a part); `repeats` overrides the table, its seconds too."""
     if repeats is not None:
-        return repeats
+        return Effort(repeats)
     if quick:
-        return 1 if kind == "life" else 2
-    return PAIRS[device, dtype][kind]
+        return Effort(1 if kind == "life" else 2)
+    return EFFORTS[device, dtype][kind]

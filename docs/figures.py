@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,25 @@ def summary() -> str:
     return "\n".join(rows)
 
 
-FIGURES: dict[str, Callable[[], str]] = {"bundled": bundled, "parity": parity, "summary": summary}
+def benchmark(name: str) -> str:
+    """The tables of a run of the benchmark, if there was one."""
+    if not (DOCS / name).exists():
+        return "Not measured yet."
+    sys.path.insert(0, str(DOCS.parent))  # benchmarks/ is no installed package
+    try:
+        from benchmarks.report import Report
+    finally:
+        del sys.path[0]
+    return Report.from_json((DOCS / name).read_text(encoding="utf-8")).to_markdown().rstrip()
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    "bundled": bundled,
+    "parity": parity,
+    "summary": summary,
+    "benchmark_cpu": lambda: benchmark("benchmarks.json"),
+    "benchmark_cuda": lambda: benchmark("benchmarks-cuda.json"),
+}
 
 
 def filled(text: str) -> str:

@@ -12,6 +12,14 @@ import pytest
 import torch
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked `cuda` run wherever a GPU is, without being asked for."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="PyTorch finds no CUDA device"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Tiny networks run no faster on several cores, and tests may share the machine with each other."""

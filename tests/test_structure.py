@@ -13,6 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "latentgen"
 
 # Each folder may import from the rows below its own, and from itself; those on one row do not know each other.
 ROWS = [
+    {"__main__"},
     {"cli"},
     {"training", "evaluation"},
     {"pipelines"},
@@ -26,18 +27,26 @@ def room(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
-    """The rooms of latentgen that a file imports, inside functions too."""
-    rooms = set()
+def imported(path: Path) -> tuple[set[str], set[str]]:
+    """The rooms of latentgen that a file imports, and what it takes from the package itself; inside functions too.
+
+    `import latentgen`, and `import latentgen.nn` without `as`, bind the package, and with it every room: "latentgen".
+    """
+    rooms, whole = set(), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            for alias in node.names:
+                package, *inner = alias.name.split(".")
+                if package == "latentgen":
+                    rooms |= set(inner[:1])
+                    whole |= {"latentgen"} if alias.asname is None or not inner else set()
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} uses a relative import, which this test does not follow"
-            names = [node.module or ""]
-        rooms |= {parts[1] for name in names if (parts := name.split("."))[0] == "latentgen" and len(parts) > 1}
-    return rooms
+            package, *inner = (node.module or "").split(".")
+            if package == "latentgen":
+                rooms |= set(inner[:1])
+                whole |= set() if inner else {alias.name for alias in node.names}
+    return rooms, whole
 
 
 def violations() -> list[str]:
@@ -46,11 +55,17 @@ def violations() -> list[str]:
         here = room(path)
         if here == "__init__":
             continue
+        rooms, whole = imported(path)
         found += [
             f"{path.relative_to(SOURCE)} imports {there}"
-            for there in imported(path)
+            for there in sorted(rooms)
             if there != here and RANK[there] <= RANK[here]
         ]
+        if here not in (
+            "cli",
+            "__main__",
+        ):  # the package hands out names from every room: below the top, only its version may be taken
+            found += [f"{path.relative_to(SOURCE)} takes {name} from the package" for name in whole - {"__version__"}]
     return found
 
 
@@ -63,11 +78,30 @@ def test_imports_go_one_way():
     assert not violations()
 
 
-def test_a_wrong_import_would_be_seen(tmp_path, monkeypatch):
-    (tmp_path / "nn").mkdir()
-    (tmp_path / "nn" / "bad.py").write_text("def f():\n    from latentgen.models.unet import UNetConfig\n")
+@pytest.mark.parametrize(
+    ("place", "source", "found"),
+    [
+        ("nn/bad.py", "def f():\n    from latentgen.models.unet import UNetConfig", ["imports models"]),
+        ("nn/bad.py", "import latentgen.models.unet as unet", ["imports models"]),
+        ("nn/bad.py", "import latentgen.nn.attention", ["takes latentgen from the package"]),
+        ("nn/bad.py", "from latentgen import Text2ImagePipeline", ["takes Text2ImagePipeline from the package"]),
+        ("training/bad.py", "from latentgen import models", ["takes models from the package"]),
+        ("nn/bad.py", "from latentgen import *", ["takes * from the package"]),
+        ("nn/bad.py", "import latentgen; latentgen.pipelines", ["takes latentgen from the package"]),
+        ("nn/bad.py", "import latentgen as lg", ["takes latentgen from the package"]),
+        ("schedulers/bad.py", "from latentgen.text import encode_prompts", ["imports text"]),
+        ("nn/good.py", "from latentgen import __version__", []),
+        ("nn/good.py", "import torch, latentgen.nn.attention as a\nfrom latentgen.nn.residual import B", []),
+        ("models/good.py", "from latentgen.nn import attention", []),
+        ("cli.py", "import latentgen\nfrom latentgen import Text2ImagePipeline, training", []),
+    ],
+)  # fmt: skip
+def test_a_wrong_import_would_be_seen(tmp_path, monkeypatch, place, source, found):
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(source + "\n")
     monkeypatch.setattr(sys.modules[__name__], "SOURCE", tmp_path)
-    assert violations() == ["nn/bad.py imports models"]
+    assert violations() == [f"{place} {what}" for what in found]
 
 
 def test_no_drawer_for_odds_and_ends():
