@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from latentgen import DDIMScheduler, Text2ImagePipeline, __version__
+from latentgen import DDIMScheduler, Text2ImagePipeline, __version__, cli
+from latentgen.bundled import BUNDLED_GUIDANCE
 from latentgen.cli import main
+from latentgen.diffusion.noise import MAX_SEED
 from latentgen.models import AutoencoderKL, UNet2DConditionModel
 from latentgen.pipelines.png import read_record
+from latentgen.runtime.device import DTYPE_NAMES
+from latentgen.schedulers import SHORT_NAMES
 from latentgen.training.config import TextConfig
 from latentgen.training.text import build_text_encoder, train_tokenizer
 
@@ -38,7 +44,7 @@ def folder(tmp_path_factory):
         text_encoder=build_text_encoder(tokenizer, text),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel.from_config(unet),
-        scheduler=DDIMScheduler(clip_sample=False),
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
     )
     path = tmp_path_factory.mktemp("model")
     pipe.save_pretrained(path)
@@ -59,6 +65,10 @@ def test_a_picture_and_how_to_make_it_again(folder, tmp_path, capsys):
     assert record["version"] == __version__
     assert record["model"] == str(folder)
     pipe = Text2ImagePipeline.from_pretrained(record["model"], dtype=record["dtype"], device=record["device"])
+    assert np.array_equal(np.asarray(draw_again(pipe, record)), np.asarray(Image.open(out)))
+
+
+def draw_again(pipe, record):
     names = (
         "prompt",
         "negative_prompt",
@@ -69,8 +79,111 @@ def test_a_picture_and_how_to_make_it_again(folder, tmp_path, capsys):
         "width",
         "scheduler",
     )
-    again = pipe(**{name: record[name] for name in names}, show_progress=False).images[0]
+    return pipe(**{name: record[name] for name in names}, show_progress=False).images[0]
+
+
+def test_a_record_alone_is_enough_from_any_folder(folder, tmp_path, monkeypatch):
+    """A model under a relative path, in a variant that differs from the plain files."""
+    model = shutil.copytree(folder, tmp_path / "model")
+    pipe = Text2ImagePipeline.from_pretrained(folder, dtype="float32", device="cpu")
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.mul_(1.5)
+    pipe.save_pretrained(model, variant="ema")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "star.png"
+    assert generate("model", "a star", "-o", out, "--seed", 5, "--height", 16, "--variant", "ema") == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    record = read_record(out)
+    assert (record["model"], record["variant"], record["revision"]) == (str(model), "ema", None)
+    load = {name: record[name] for name in ("variant", "revision", "dtype", "device")}
+    again = draw_again(Text2ImagePipeline.from_pretrained(record["model"], **load), record)
     assert np.array_equal(np.asarray(again), np.asarray(Image.open(out)))
+    plain = draw_again(Text2ImagePipeline.from_pretrained(model, dtype="float32", device="cpu"), record)
+    assert not np.array_equal(np.asarray(plain), np.asarray(again))
+
+
+def test_the_record_of_a_hub_model_has_its_commit(folder, tmp_path, monkeypatch):
+    commit = "0123456789" * 4
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / commit
+    shutil.copytree(folder, snapshot)
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "v1").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    out = tmp_path / "star.png"
+    assert generate("owner/name", "a star", "-o", out, "--revision", "v1") == 0
+    record = read_record(out)
+    assert (record["model"], record["revision"]) == ("owner/name", commit)
+
+
+def test_bundled_is_the_name_of_the_bundled_model(tmp_path):
+    for number, model in enumerate([["--model", "bundled"], []]):
+        out = tmp_path / f"{number}.png"
+        assert main(["generate", "a red heart", "--steps", "1", "--seed", "1", "--quiet", "-o", str(out), *model]) == 0
+        assert read_record(out)["model"] == "bundled"
+        assert read_record(out)["guidance_scale"] == BUNDLED_GUIDANCE
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "0.png")), np.asarray(Image.open(tmp_path / "1.png")))
+
+
+def test_without_a_name_nothing_is_overwritten(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(3):
+        assert generate(folder, "a star", "--seed", 1) == 0
+    (tmp_path / "out-3.png").write_bytes(b"mine")
+    assert generate(folder, "a star", "--num-images", 2) == 0
+    assert generate(folder, "a star", "--num-images", 2) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["out.png", "out-1.png", "out-2.png", "out-0.png", "out-4.png", "out-5.png", "out-6.png"]
+    assert (tmp_path / "out-3.png").read_bytes() == b"mine"
+
+
+def test_a_file_that_is_named_is_replaced(folder, tmp_path):
+    out = tmp_path / "x.png"
+    out.write_bytes(b"old")
+    assert generate(folder, "a star", "-o", out) == 0
+    assert read_record(out)["prompt"] == "a star"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_pictures_are_kept_one_by_one(folder, tmp_path, monkeypatch, capsys):
+    """What was drawn before an interrupt or an error is there, and no picture waits for the next."""
+    real, calls = Text2ImagePipeline.__call__, []
+
+    def call(self, *arguments, **options):
+        calls.append(sorted(path.name for path in tmp_path.iterdir()))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Text2ImagePipeline, "__call__", call)
+    assert generate(folder, "a star", "-o", tmp_path / "s.png", "--seed", 3, "--num-images", 4) == 130
+    assert calls == [[], ["s-0.png"], ["s-0.png", "s-1.png"]]
+    assert capsys.readouterr().out.count("seed") == 2
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch):
+    monkeypatch.setattr(Text2ImagePipeline, "from_pretrained", lambda *a, **k: pytest.fail("a model was loaded"))
+
+
+@pytest.mark.parametrize("place", ["file/x.png", "closed/x.png", "dir.png", "x" * 300 + ".png"])
+def test_a_picture_that_cannot_be_kept_is_not_drawn(folder, tmp_path, capsys, place, nothing_is_loaded):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    (tmp_path / "dir.png").mkdir()
+    if place.startswith("closed") and os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    assert generate(folder, "a star", "-o", tmp_path / place) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("latentgen: error: ")
+    assert str(tmp_path / place) in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_seed_that_leaves_no_room_for_the_others(folder, tmp_path, capsys, nothing_is_loaded):
+    assert generate(folder, "x", "-o", tmp_path / "x.png", "--seed", MAX_SEED, "--num-images", 2) == 1
+    assert "too large for 2 pictures" in capsys.readouterr().err
 
 
 def test_several_pictures_are_numbered(folder, tmp_path):
@@ -84,13 +197,9 @@ def test_several_pictures_are_numbered(folder, tmp_path):
     ("arguments", "words"),
     [
         (["--height", 33], ["height=33", "multiple of 2", "32 or 34"]),
-        (["--steps", 0], ["num_inference_steps=0", "from 1 to 1000"]),
-        (["--guidance-scale", "nan"], ["guidance_scale=nan"]),
-        (["--num-images", 0], ["num_images_per_prompt=0"]),
-        (["--seed", -1], ["seed=-1"]),
-        (["--scheduler", "fast"], ["scheduler='fast'", "ddim"]),
-        (["--dtype", "int8"], ["int8", "float16"]),
-        (["-o", "picture.jpg"], ["picture.jpg", ".png"]),
+        (["--steps", 1001], ["num_inference_steps=1001", "from 1 to 1000"]),
+        (["--device", "xpu"], ["xpu", "cpu"]),
+        (["--variant", "fp16"], ["no weights of the variant 'fp16'"]),
         (["-o", "."], ["is a folder"]),
     ],
 )
@@ -118,13 +227,51 @@ def test_debug_shows_the_traceback(folder):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["generate"], ["paint", "x"], ["generate", "x", "--steps", "many"], ["train", "x"]]
-)
-def test_wrong_usage_exits_with_2(arguments, capsys):
+    "arguments",
+    [[], ["generate"], ["paint", "x"], ["train", "x"],
+     *(["generate", "x", option, value] for option, value in [
+         ("--steps", "many"), ("--steps", "0"), ("--num-images", "0"), ("--height", "-8"), ("--width", "1.5"),
+         ("--guidance-scale", "nan"), ("--guidance-scale", "-1"), ("--seed", "-1"), ("--seed", str(2**64)),
+         ("--scheduler", "fast"), ("--dtype", "int8"), ("-o", "picture.jpg")])],
+)  # fmt: skip
+def test_wrong_usage_exits_with_2(arguments, capsys, nothing_is_loaded):
     with pytest.raises(SystemExit) as raised:
         main(arguments)
     assert raised.value.code == 2
     assert "usage: latentgen" in capsys.readouterr().err
+
+
+def test_words_of_the_command_line_are_those_of_the_library():
+    assert tuple(SHORT_NAMES) == cli.SCHEDULERS
+    assert tuple(DTYPE_NAMES) == cli.DTYPES
+    assert MAX_SEED == cli.MAX_SEED
+
+
+def test_usage_is_answered_without_torch():
+    call = "main(['generate', 'x', '--steps', '0'])"
+    code = f"import sys\nfrom latentgen.cli import main\ntry: {call}\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+
+
+def test_an_error_of_many_findings_is_one_line(folder, tmp_path, capsys):
+    model = shutil.copytree(folder, tmp_path / "model")
+    file = model / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    del tensors["conv_in.bias"], tensors["conv_in.weight"]
+    save_file(tensors, file)
+    assert generate(model, "x", "-o", tmp_path / "x.png") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "2 missing" in line
+    assert "fetch both again" in line
+    assert line.endswith("(--debug lists all)")
+    with pytest.raises(ValueError, match=r"(?s)conv_in.bias .*is missing.*conv_in.weight .*is missing"):
+        generate(model, "x", "-o", tmp_path / "x.png", "--debug")
+
+
+def test_python_m_latentgen():
+    done = subprocess.run([sys.executable, "-m", "latentgen", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"latentgen {__version__}\n"
 
 
 def test_help_and_version(capsys):
@@ -142,7 +289,7 @@ def test_train_without_a_config(capsys, tmp_path):
 
 
 def test_a_long_prompt_is_warned_about_once(folder, tmp_path, capsys):
-    assert generate(folder, "a red circle " * 10, "-o", tmp_path / "x.png") == 0
+    assert generate(folder, "a red circle " * 10, "-o", tmp_path / "x.png", "--num-images", 2) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("latentgen: warning: The prompt has ")
@@ -164,6 +311,18 @@ def test_interrupted(folder, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in rest
     assert rest.strip().endswith("latentgen: interrupted")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_interrupted_while_a_library_starts(tmp_path):
+    """What an exception would do there is undefined: torch's own start aborts the process."""
+    (tmp_path / "torch.py").write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    import os\n    os.abort()\n"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "latentgen", "generate", "x", "-o", str(tmp_path / "x.png")]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (130, "latentgen: interrupted\n")
 
 
 def test_records_are_read_safely(tmp_path):

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
+import math
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from latentgen import __version__
+from latentgen.bundled import BUNDLED_GUIDANCE, bundled_model
+from latentgen.weights.atomic import check_writable
+from latentgen.weights.hub import commit_of, resolve_model
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # argparse exits with 2 for wrong usage
+BUNDLED = "bundled"  # as a model's name: the one that ships with the package
+
+# Said again here, so that wrong usage is answered before torch is imported; a test holds them to their sources.
+SCHEDULERS = ("ddpm", "ddim", "pndm", "euler", "euler_a", "heun", "dpm++", "dpm++_karras", "lcm")
+DTYPES = ("float16", "fp16", "half", "bfloat16", "bf16", "float32", "fp32")
+MAX_SEED = 2**64 - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `latentgen`; returns the exit code: 0 done, 1 an error with one clear line, 2 wrong usage, 130 interrupted."""
     arguments = _parser().parse_args(argv)
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning  # type: ignore[assignment]
+        with _warnings_in_one_line():
             arguments.run(arguments)
     except KeyboardInterrupt:
         print("latentgen: interrupted", file=sys.stderr)
@@ -39,15 +52,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    named = isinstance(error, ValueError | OSError | FloatingPointError)
-    return text if named else f"{type(error).__name__}: {text} (--debug shows where)"
+    text, *more = str(error).strip().splitlines() or [type(error).__name__]
+    if not isinstance(error, ValueError | OSError | FloatingPointError):
+        return f"{type(error).__name__}: {text} (--debug shows where)"
+    return f"{text} (--debug lists all)" if more else text
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
-    # Warnings of other libraries are about their code, not about what the user asked for.
-    if os.sep + "latentgen" + os.sep in filename or category is UserWarning:
-        print(f"latentgen: warning: {message}", file=sys.stderr)
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print each of our warnings once, in our form. Those of other libraries are about their code, not about the request."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        ours = os.sep + "latentgen" + os.sep in filename or category is UserWarning
+        if ours and str(message) not in shown:
+            shown.add(str(message))
+            print(f"latentgen: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+@contextlib.contextmanager
+def _leaving_at_once() -> Iterator[None]:
+    """Make Ctrl-C end the process at once while modules are imported.
+
+    As an exception it would pass through C++ code of torch that is just starting, which aborts the process.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # another's to decide: a program that calls us, or a shell that told us to ignore it
+        return
+    signal.signal(signal.SIGINT, _on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _on_interrupt(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os.write(2, b"latentgen: interrupted\n")
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,23 +118,26 @@ def _add_generate(commands: Any) -> None:
     )
     add = parser.add_argument
     add("prompt", metavar="PROMPT", help='what to draw; "" draws without a condition')
-    add(
-        "-o", "--output", type=Path, default=Path("out.png"), metavar="FILE", help="PNG to write (default: %(default)s)"
-    )
-    add("--model", metavar="PATH_OR_ID", help="model folder or Hub id (default: the bundled model)")
+    add("-o", "--output", type=_png, metavar="FILE",
+        help="PNG to write; one that exists is replaced (default: out.png, or the next free name like it)")  # fmt: skip
+    add("--model", default=BUNDLED, metavar="PATH_OR_ID",
+        help="model folder or Hub id (default: %(default)s, the small model that ships with latentgen)")  # fmt: skip
     add("--negative", metavar="TEXT", help="what to stay away from")
-    add("--steps", type=int, default=50, metavar="N", help="denoising steps (default: %(default)s)")
-    add("--guidance-scale", type=float, metavar="G",
+    add("--steps", type=_count, default=50, metavar="N", help="denoising steps (default: %(default)s)")
+    add("--guidance-scale", type=_scale, metavar="G",
         help="how closely to follow the prompt; 1 is no guidance (default: 7.5; the bundled model: 3)")  # fmt: skip
-    add("--seed", type=int, metavar="S", help="seed of the first picture; the next has S + 1 (default: random)")
-    add("--num-images", type=int, default=1, metavar="N", help="how many pictures (default: %(default)s)")
-    add("--height", type=int, metavar="H", help="in pixels (default: what the model was trained on)")
-    add("--width", type=int, metavar="W", help="in pixels (default: what the model was trained on)")
-    add("--scheduler", metavar="NAME",
-        help="ddpm, ddim, pndm, euler, euler_a, heun, dpm++, dpm++_karras or lcm (default: the model's own)")  # fmt: skip
+    add("--seed", type=_seed, metavar="S", help="seed of the first picture; the next has S + 1 (default: random)")
+    add("--num-images", type=_count, default=1, metavar="N",
+        help="how many pictures, drawn and written one after another (default: %(default)s)")  # fmt: skip
+    add("--height", type=_count, metavar="H", help="in pixels (default: what the model was trained on)")
+    add("--width", type=_count, metavar="W", help="in pixels (default: what the model was trained on)")
+    add("--scheduler", choices=SCHEDULERS, metavar="NAME",
+        help=f"{', '.join(SCHEDULERS)} (default: the model's own)")  # fmt: skip
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    add("--dtype", metavar="T", help="float16, bfloat16 or float32 (default: what the device computes fast)")
+    add("--dtype", choices=DTYPES, metavar="T",
+        help="float16, bfloat16 or float32 (default: what the device computes fast)")  # fmt: skip
     add("--variant", metavar="V", help="weight files to read, for example fp16")
+    add("--revision", metavar="R", help="branch, tag or commit on the Hub (default: main)")
     add("--quiet", action="store_true", help="no progress bar")
     add("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=_generate)
@@ -100,72 +153,136 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("stage", choices=("autoencoder", "diffusion"))
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the run's TOML file")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=_train)
 
 
-def _generate(arguments: argparse.Namespace) -> None:
-    from latentgen.bundled import BUNDLED_GUIDANCE, bundled_model
-    from latentgen.pipelines import Text2ImagePipeline
-    from latentgen.pipelines.png import save_png
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
 
-    paths = _numbered(arguments.output, arguments.num_images)
-    guidance = arguments.guidance_scale
-    if guidance is None:
-        guidance = BUNDLED_GUIDANCE if arguments.model is None else 7.5
-    pipe = Text2ImagePipeline.from_pretrained(
-        bundled_model() if arguments.model is None else arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        variant=arguments.variant,
-    )
-    settings = {
+
+def _seed(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := int(text)) <= MAX_SEED:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {MAX_SEED}")
+
+
+def _scale(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+
+
+def _png(text: str) -> Path:
+    if Path(text).suffix.lower() != ".png" and not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} must end in .png: pictures are written as PNG")
+    return Path(text)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    # What can fail for free comes first: a model is not loaded for nothing, a picture that cannot be kept is not drawn.
+    for path in _targets(arguments.output, arguments.num_images, look=True):
+        check_writable(path)
+    seeds = _seeds(arguments.seed, arguments.num_images)
+    folder = _model_folder(arguments)
+    with _leaving_at_once():
+        from latentgen.pipelines import Text2ImagePipeline
+        from latentgen.pipelines.png import save_png
+
+        pipe = Text2ImagePipeline.from_pretrained(
+            folder, device=arguments.device, dtype=arguments.dtype, variant=arguments.variant
+        )
+    settings = _settings(arguments)
+    record = {
+        "prompt": arguments.prompt, **settings, "scheduler": arguments.scheduler or type(pipe.scheduler).__name__,
+        **_origin(arguments, folder), "dtype": str(pipe.dtype).removeprefix("torch."), "device": pipe.device.type,
+        "version": __version__,
+    }  # fmt: skip
+    targets = iter(_targets(arguments.output, arguments.num_images))
+    for seed in seeds:
+        # One at a time: a batch needs its multiple of the memory, and an interrupt would lose all of it.
+        result = pipe(arguments.prompt, **settings, seed=seed, show_progress=not arguments.quiet)
+        picture, path = result.images[0], next(targets)
+        save_png(picture, path, {**record, "seed": result.seeds[0], "height": picture.height, "width": picture.width})
+        print(f"{path} (seed {result.seeds[0]})", flush=True)
+
+
+def _targets(output: Path | None, count: int, *, look: bool = False) -> Iterable[Path]:
+    """Where the pictures go: the file that was named, or `name-0.png`, `name-1.png`, ... for several.
+
+    Without a name, the next that is free each time one is asked for; to have a `look` only, the first of them.
+    """
+    if output is None:
+        free = _free_names(Path("out.png"), count)
+        return itertools.islice(free, 1) if look else free
+    return [output] if count == 1 else [_numbered(output, k, count) for k in range(count)]
+
+
+def _free_names(default: Path, count: int) -> Iterator[Path]:
+    names = (_numbered(default, k, count) for k in itertools.count(1 if count == 1 else 0))
+    yield from (path for path in itertools.chain([default] if count == 1 else [], names) if not path.exists())
+
+
+def _numbered(path: Path, k: int, count: int) -> Path:
+    return path.with_name(f"{path.stem}-{k:0{len(str(count - 1))}d}{path.suffix}")
+
+
+def _seeds(first: int | None, count: int) -> list[int | None]:
+    if first is not None and first + count - 1 > MAX_SEED:
+        raise ValueError(f"--seed {first} is too large for {count} pictures: the last one's may be {MAX_SEED}.")
+    return [None if first is None else first + k for k in range(count)]
+
+
+def _model_folder(arguments: argparse.Namespace) -> Path:
+    if arguments.model == BUNDLED:
+        return bundled_model()
+    return resolve_model(arguments.model, variant=arguments.variant, revision=arguments.revision)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the pipeline is called with, beside prompt and seed."""
+    guidance = BUNDLED_GUIDANCE if arguments.model == BUNDLED else 7.5
+    return {
         "negative_prompt": arguments.negative,
         "height": arguments.height,
         "width": arguments.width,
         "num_inference_steps": arguments.steps,
-        "guidance_scale": guidance,
+        "guidance_scale": guidance if arguments.guidance_scale is None else arguments.guidance_scale,
         "scheduler": arguments.scheduler,
     }
-    result = pipe(
-        arguments.prompt,
-        **settings,
-        num_images_per_prompt=arguments.num_images,
-        seed=arguments.seed,
-        show_progress=not arguments.quiet,
-    )
-    for path, picture, seed in zip(paths, result.images, result.seeds, strict=True):
-        record = {"prompt": arguments.prompt, "seed": seed, **settings, "height": picture.height, "width": picture.width,
-                  "scheduler": arguments.scheduler or type(pipe.scheduler).__name__,
-                  "model": arguments.model or "bundled", "dtype": str(pipe.dtype).removeprefix("torch."),
-                  "device": pipe.device.type, "version": __version__}  # fmt: skip
-        save_png(picture, path, record)
-        print(f"{path} (seed {seed})")
 
 
-def _numbered(output: Path, count: int) -> list[Path]:
-    """`out.png`, or `out-0.png`, `out-1.png`, ... for several pictures."""
-    if output.is_dir():
-        raise ValueError(f"{output} is a folder: give the name of a PNG file, for example {output / 'out.png'}.")
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"{output} must end in .png: pictures are written as PNG.")
-    if count <= 1:
-        return [output]
-    digits = len(str(count - 1))
-    return [output.with_name(f"{output.stem}-{k:0{digits}d}{output.suffix}") for k in range(count)]
+def _origin(arguments: argparse.Namespace, folder: Path) -> dict[str, str | None]:
+    """Which files were read: a Hub id with its commit, the bundled model, or a folder by its whole path."""
+    commit = commit_of(folder)
+    named = commit is not None and not Path(arguments.model).is_dir()
+    model = arguments.model if named or arguments.model == BUNDLED else str(folder.absolute())
+    return {"model": model, "revision": commit if named else None, "variant": arguments.variant}
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from latentgen.training.config import AutoencoderTraining, DiffusionTraining, load_config
 
-    if arguments.stage == "autoencoder":
-        from latentgen.training.autoencoder import train_autoencoder
+    how = {"resume": arguments.resume, "show_progress": not arguments.quiet}
+    try:
+        if arguments.stage == "autoencoder":
+            from latentgen.training.autoencoder import train_autoencoder
 
-        folder = train_autoencoder(load_config(AutoencoderTraining, arguments.config), resume=arguments.resume)
-    else:
-        from latentgen.training.diffusion import train_diffusion
+            folder = train_autoencoder(load_config(AutoencoderTraining, arguments.config), **how)
+        else:
+            from latentgen.training.diffusion import train_diffusion
 
-        folder = train_diffusion(load_config(DiffusionTraining, arguments.config), resume=arguments.resume)
+            folder = train_diffusion(load_config(DiffusionTraining, arguments.config), **how)
+    except KeyboardInterrupt as stopped:
+        if str(stopped):  # what is kept
+            print(f"latentgen: {stopped}", file=sys.stderr)
+        raise
     print(folder)
 
 

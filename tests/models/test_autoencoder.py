@@ -51,6 +51,12 @@ def test_log_variances_are_clamped():
         ),
         ({"up_block_types": ("UpDecoderBlock2D",)}, "up_block_types=.* has 1 entries; the network has 3 levels"),
         ({"down_block_types": ("AttnDownEncoderBlock2D",) * 3}, "down_block_types holds AttnDownEncoderBlock2D"),
+        ({"scaling_factor": 0}, "scaling_factor=0 does not fit; it must be a finite number above 0"),
+        ({"scaling_factor": -0.18}, "scaling_factor=-0.18 does not fit; it must be a finite number above 0"),
+        (
+            {"sample_size": (8, 8, 8)},
+            r"sample_size=\(8, 8, 8\) does not fit; it must be .* or a list of 2, each a whole number",
+        ),
         ({"norm_num_groups": 32}, r"block_out_channels holds \[8, 16, 16\], which norm_num_groups=32 must divide"),
     ],
 )

@@ -94,13 +94,37 @@ def test_a_known_key_that_asks_for_more_is_named(unet_folder, key, value):
     [("block_out_channels", 16), ("block_out_channels", []), ("layers_per_block", "2"), ("norm_num_groups", 0),
      ("cross_attention_dim", None), ("in_channels", -4), ("sample_size", 1.5), ("transformer_layers_per_block", [1, 1, 1]),
      ("use_linear_projection", "yes"), ("norm_eps", "small"), ("norm_eps", float("inf")), ("down_block_types", "DownBlock2D"),
-     ("only_cross_attention", 1), ("layers_per_block", True), ("in_channels", 10**9)],
+     ("only_cross_attention", 1), ("layers_per_block", True), ("in_channels", 10**9), ("sample_size", [8]),
+     ("sample_size", [8, 8, 8]), ("sample_size", [8, 0]), ("norm_eps", -1e-5), ("norm_eps", 0)],
 )  # fmt: skip
 def test_a_value_of_a_wrong_kind_is_named(unet_folder, key, value):
     edit(unet_folder, **{key: value})
     edited = tuple(value) if isinstance(value, list) else value
     with pytest.raises(WeightsError, match=rf"config.json: {key}={re.escape(repr(edited))} does not fit; it must be "):
         UNet2DConditionModel.from_pretrained(unet_folder, **F32)
+
+
+def test_a_size_is_one_number_or_two(unet_folder):
+    for size in (8, [8, 6], None):
+        edit(unet_folder, sample_size=size)
+        unet = UNet2DConditionModel.from_pretrained(unet_folder, **F32)
+        assert unet.config.sample_size == (tuple(size) if isinstance(size, list) else size)
+
+
+def test_a_network_of_more_layers_than_anyone_has_is_refused_at_once():
+    """Each number is one that a network may have; together they are 32,000 layers, which take a minute to build."""
+    many = {"layers_per_block": 64, "transformer_layers_per_block": 64}
+    with pytest.raises(
+        ValueError, match=r"layers_per_block=64, transformer_layers_per_block=64 .* 3 levels .* at most 1024"
+    ):
+        UNetConfig(**{**UNET, **SD1, **many})
+    with pytest.raises(ValueError, match=r"layers_per_block=64 .* 16 levels .* at most 1024"):
+        AutoencoderConfig(
+            block_out_channels=(32,) * 16, down_block_types=("DownEncoderBlock2D",) * 16,
+            up_block_types=("UpDecoderBlock2D",) * 16, layers_per_block=64,
+        )  # fmt: skip
+    for name in many:
+        UNetConfig(**{**UNET, **SD1, name: 40})
 
 
 def test_a_folder_of_another_class_is_refused(unet_folder):

@@ -96,6 +96,12 @@ def test_bfloat16_is_near_float32():
         ({"down_block_types": ("AttnDownBlock2D",) * 3}, "down_block_types holds AttnDownBlock2D.*; supported are"),
         ({"up_block_types": ("SkipUpBlock2D",) * 3}, "up_block_types holds SkipUpBlock2D.*; supported are"),
         ({"attention_head_dim": 3}, r"block_out_channels holds 16, which 3 heads \(attention_head_dim\)"),
+        ({"freq_shift": 8}, r"freq_shift=8 does not fit; it must be at least 0 and below 8"),
+        ({"freq_shift": -1}, r"freq_shift=-1 does not fit; it must be at least 0 and below 8"),
+        (
+            {"block_out_channels": (15, 30, 30), "norm_num_groups": 5, "attention_head_dim": 5},
+            r"block_out_channels begins with 15; .* must be even",
+        ),
         ({"norm_num_groups": 32}, r"block_out_channels holds 16, which .* 32 groups \(norm_num_groups\) must divide"),
     ],
 )

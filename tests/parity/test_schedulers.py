@@ -463,4 +463,21 @@ def test_their_pndm_and_heun_do_not_read_zero_terminal_snr() -> None:
     for name in ("PNDMScheduler", "HeunDiscreteScheduler"):
         scheduler = SCHEDULERS[name].from_config(config)
         assert scheduler.plan(10).alphas[0] <= 2**-12 < build_theirs(name, config).alphas_cumprod[-1].sqrt()
-        assert all(x.isfinite().all() for x in run_ours(scheduler, scheduler.plan(10)))
+    # Heun's step from there is Euler's: its mean of two slopes is over a step as long as the number that stands for infinity.
+    heun, euler = (SCHEDULERS[name].from_config(config) for name in ("HeunDiscreteScheduler", "EulerDiscreteScheduler"))
+    ours = run_ours(heun, heun.plan(10))
+    assert difference(ours[:1], run_ours(euler, euler.plan(10))[:1]) == 0
+    assert difference(ours[1:2], run_ours(euler, euler.plan(10))[1:2]) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_their_karras_levels_begin_where_there_is_no_signal(name: str) -> None:
+    """With zero terminal SNR, at 4096: half of 10 steps are then spent on latents of noise. Ours begin after that knot."""
+    config = {**SD, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "use_karras_sigmas": True}
+    config["timestep_spacing"] = "trailing"
+    theirs = build_theirs(name, config)
+    theirs.set_timesteps(10)
+    plan = SCHEDULERS[name].from_config(config).plan(10)
+    levels = [sigma / alpha for sigma, alpha in zip(plan.sigmas, plan.alphas, strict=True)]
+    assert levels[0] == pytest.approx(float(theirs.sigmas[0]), rel=1e-5)
+    assert levels[1] < 20 < float(theirs.sigmas[4])

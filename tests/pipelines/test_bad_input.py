@@ -1,14 +1,17 @@
 """Every argument of a call that breaks its rule is a ValueError that names the argument, its value and the rule."""
 
+import copy
+import importlib
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from latentgen.pipelines.inputs import check_side
 
 NAN, INF = float("nan"), float("inf")
-BAD_NUMBERS = [NAN, INF, -INF, True, "7", None, 10**400, [1.0]]
+BAD_NUMBERS = [NAN, INF, -INF, True, "7", None, 10**400, [1.0], np.float64("nan"), np.bool_(True), np.ones(1)]
 
 
 def refused(pipe, *words, prompt="a cat", **options):
@@ -27,7 +30,8 @@ def draw(*shape, **options):
 @pytest.mark.parametrize("name", ["height", "width"])
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(30, "use 28 or 32"), (3, "use 4."), (0, "use 4."), (-8, "use 4."), (32.0, "a whole number of pixels"),
+    [(2**40, "at most 32768"),
+     (30, "use 28 or 32"), (3, "use 4."), (0, "use 4."), (-8, "use 4."), (32.0, "a whole number of pixels"),
      ("32", "a whole number of pixels"), (True, "a whole number of pixels"), (NAN, "a whole number of pixels")],
 )  # fmt: skip
 def test_sizes(pipe, name, value, words):
@@ -64,7 +68,9 @@ def test_num_images_per_prompt(pipe, value):
     refused(pipe, f"num_images_per_prompt={value!r}", "a whole number of at least 1", num_images_per_prompt=value)
 
 
-@pytest.mark.parametrize("value", [[], (), 5, b"a cat", [None], ["a", 5], [["a"]], {"a": 1}])
+@pytest.mark.parametrize(
+    "value", [[], (), 5, b"a cat", [None], ["a", 5], [["a"]], {"a": 1}, np.array([]), np.array([["a"]]), np.array([1])]
+)
 def test_prompts(pipe, value):
     refused(pipe, f"prompt={value!r}", "a text or a non-empty list of texts", prompt=value)
 
@@ -96,7 +102,13 @@ def test_seeds(pipe, value, words):
     refused(pipe, f"seed={value!r}", words, seed=value)
 
 
-@pytest.mark.parametrize("value", [-1, None, 1.5, "1", True])
+@pytest.mark.parametrize("text", ["a \udcff", "\ud83d"])
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+def test_half_a_character(pipe, name, text):
+    refused(pipe, repr(text), f"position {text.index(text[-1])}", "lone surrogate", **{"prompt": "a", name: text})
+
+
+@pytest.mark.parametrize("value", [-1, None, 1.5, "1", True, np.float64(1), np.bool_(True)])
 def test_seeds_in_a_list(pipe, value):
     refused(pipe, f"seed={value!r}", "a whole number from 0", seed=[value])
 
@@ -154,6 +166,26 @@ def test_embeddings_of_another_length_need_their_own_negative(pipe):
 @pytest.mark.parametrize("value", [3, -1, 1.0, True, "1"])
 def test_clip_skip(pipe, value):
     refused(pipe, f"clip_skip={value!r}", "0 to 2", clip_skip=value)
+    given = {"prompt_embeds": draw(1, 77, 32), "negative_prompt_embeds": draw(1, 77, 32)}
+    refused(pipe, f"clip_skip={value!r}", "0 to 2", prompt=None, clip_skip=value, **given)
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_numbers_that_are_not_finite_are_the_arguments(pipe, bad):
+    def spoilt(*shape):
+        tensor = draw(*shape)
+        tensor.flatten()[3] = bad
+        return tensor
+
+    refused(pipe, "latents of shape (1, 4, 8, 8) has values that are not finite", latents=spoilt(1, 4, 8, 8))
+    words = "prompt_embeds of shape (1, 77, 32) has values that are not finite in torch.float32"
+    refused(pipe, words, prompt=None, prompt_embeds=spoilt(1, 77, 32))
+    refused(pipe, f"negative_{words}", negative_prompt_embeds=spoilt(1, 77, 32))
+
+
+def test_numbers_too_large_for_the_dtype_they_are_cast_to(pipe):
+    large = draw(1, 4, 8, 8).double() * 1e300
+    refused(pipe, "latents", "not finite in torch.float32", latents=large)
 
 
 @pytest.mark.parametrize("value", ["jpg", None, 5, ["pil"]])
@@ -171,8 +203,32 @@ def test_callback(pipe):
     refused(pipe, "callback_on_step_end=5 must be a function", callback_on_step_end=5)
     returns = {"num_inference_steps": 1}
     refused(pipe, "returned a Tensor", "None or a dictionary", callback_on_step_end=lambda *_: draw(1), **returns)
+    words = ("returned 'latent', 'guidance'", "only 'latents' can be replaced")
+    misspelt = {"latent": draw(1, 4, 8, 8), "latents": draw(1, 4, 8, 8), "guidance": 1}
+    refused(pipe, *words, callback_on_step_end=lambda *_: misspelt, **returns)
     words = ("the callback's latents has shape (1, 4, 8, 9)", "(1, 4, 8, 8)")
     refused(pipe, *words, callback_on_step_end=lambda *_: {"latents": draw(1, 4, 8, 9)}, **returns)
+
+
+def test_networks_on_different_devices_are_named(pipe):
+    for name in ("vae", "text_encoder"):
+        other = type(pipe)(**{**pipe.components, name: copy.deepcopy(pipe.components[name]).to("meta")})
+        refused(other, f"{name} is on meta and unet on cpu", "pipe.to('cpu')")
+    other = type(pipe)(**{**pipe.components, "unet": copy.deepcopy(pipe.unet).to("meta")})
+    assert other.device == torch.device("meta")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [("scheduler", "euler", "latentgen.schedulers.Scheduler"), ("unet", None, "latentgen.UNet2DConditionModel")],
+)
+def test_a_component_of_a_wrong_class_is_refused_where_it_is_assigned(pipe, name, value, kind):
+    before = pipe.components
+    with pytest.raises(ValueError, match=f"{name} is a builtins.{type(value).__name__}; it must be a {kind}"):
+        setattr(pipe, name, value)
+    assert pipe.components == before
+    module, cls = kind.rsplit(".", 1)
+    assert hasattr(importlib.import_module(module), cls), "the message names something that exists"
 
 
 def test_nothing_runs_before_the_arguments_are_checked(pipe, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from latentgen.models.autoencoder_kl import AutoencoderConfig, AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.text2image import Text2ImagePipeline
 from latentgen.schedulers import EulerDiscreteScheduler, PNDMScheduler
+from latentgen.text import save_text_encoder
 from latentgen.weights.errors import WeightsError
 
 F32 = {"device": "cpu", "dtype": "float32"}
@@ -120,6 +122,55 @@ def test_components_that_are_given_replace_the_folders(model_folder, folder_copy
     assert all(getattr(pipe, name) is component for name, component in given.items())
 
 
+def test_networks_that_are_given_are_moved_and_keep_their_dtype(model_folder):
+    half = load(model_folder, dtype="bfloat16")
+    moved = []
+    half.vae.to = lambda device: moved.append(device)
+    pipe = load(model_folder, vae=half.vae, unet=half.unet)
+    assert moved == [torch.device("cpu")]
+    assert (pipe.vae.dtype, pipe.unet.dtype, pipe.text_encoder.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    assert pipe.dtype == torch.bfloat16
+    assert torch.isfinite(pipe("a cat", **CALL).images).all()
+
+
+def test_a_network_without_numbers_is_not_taken(model_folder):
+    with torch.device("meta"):
+        hollow = AutoencoderKL(load(model_folder).vae.config)
+    refused(model_folder, "vae is on the meta device and holds no numbers", error=ValueError, vae=hollow)
+
+
+def test_float16_on_a_cpu_is_warned_about_however_it_comes_about(model_folder):
+    def warned(action):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            result = action()
+        assert [warning.filename for warning in caught] == [__file__]
+        assert "float16 on a CPU" in str(caught[0].message)
+        return result
+
+    pipe = warned(lambda: load(model_folder, dtype="float16"))
+    warned(lambda: pipe.to("cpu"))
+    warned(lambda: load(model_folder, unet=pipe.unet))
+    warned(lambda: AutoencoderKL.from_pretrained(model_folder, subfolder="vae", device="cpu", dtype="float16"))
+
+
+def test_a_safety_checker_may_be_said_to_be_absent(model_folder):
+    absent = {"safety_checker": None, "feature_extractor": None}
+    assert_same(load(model_folder), load(model_folder, **absent, requires_safety_checker=False))
+    for name, value in [("safety_checker", object()), ("feature_extractor", 5), ("requires_safety_checker", True)]:
+        refused(model_folder, f"{name}=", "cannot be used", "not checked", error=ValueError, **{name: value})
+
+
+@pytest.mark.parametrize("value", [None, 3, b"model", ["owner/name"]])
+def test_what_is_no_model(value):
+    refused(value, repr(value), "is not a model", "Hub id", error=ValueError)
+
+
+@pytest.mark.parametrize(("name", "value"), [("variant", 16), ("revision", 3)])
+def test_names_are_texts(model_folder, name, value):
+    refused(model_folder, f"{name}={value}", "text", error=ValueError, **{name: value})
+
+
 def test_components_can_be_shared(model_folder):
     pipe = load(model_folder)
     assert Text2ImagePipeline(**pipe.components).components == pipe.components
@@ -129,7 +180,7 @@ def test_components_can_be_shared(model_folder):
 
 
 @pytest.mark.parametrize("options", [{}, {"variant": "fp16"}, {"max_shard_size": "40KB"},
-                                     {"variant": "fp16", "max_shard_size": 40_000}])  # fmt: skip
+                                     {"variant": "fp16", "max_shard_size": 40_000}, {"max_shard_size": None}])  # fmt: skip
 def test_a_round_trip_keeps_every_bit(model_folder, tmp_path, options):
     pipe = load(model_folder)
     pipe.save_pretrained(tmp_path / "saved", **options)
@@ -139,8 +190,19 @@ def test_a_round_trip_keeps_every_bit(model_folder, tmp_path, options):
     assert_same(pipe, again)
     assert again.scheduler == pipe.scheduler
     files = [file.name for file in (tmp_path / "saved" / "unet").glob("*.safetensors")]
-    assert (len(files) > 1) == ("max_shard_size" in options)
+    assert (len(files) > 1) == (options.get("max_shard_size") is not None)
     assert all(("fp16" in file) == ("variant" in options) for file in files)
+
+
+@pytest.mark.parametrize("options", [{"max_shard_size": "5XB"}, {"max_shard_size": True}, {"max_shard_size": [1]},
+                                     {"max_shard_size": 0}, {"variant": "a/b"}])  # fmt: skip
+def test_nothing_is_written_for_a_wrong_option(model_folder, tmp_path, options):
+    pipe = load(model_folder)
+    (name,) = options
+    for save in (pipe.save_pretrained, pipe.vae.save_pretrained, partial(save_text_encoder, pipe.text_encoder)):
+        with pytest.raises(ValueError, match=f"{name}="):
+            save(tmp_path / "saved", **options)
+        assert not (tmp_path / "saved").exists()
 
 
 def test_half_precision_files_are_converted_where_they_run(model_folder, tmp_path):
@@ -155,9 +217,20 @@ def test_half_precision_files_are_converted_where_they_run(model_folder, tmp_pat
     assert_same(pipe.to(dtype="float32"), again)
 
 
-def test_a_variant_that_is_not_there_is_said_to_be_missing(model_folder):
-    with pytest.warns(UserWarning, match="has no 'fp16' weights"):
-        load(model_folder, variant="fp16")
+def test_a_variant_that_only_some_components_have(folder_copy):
+    load(folder_copy).unet.save_pretrained(folder_copy / "unet", variant="fp16")
+    with pytest.warns(UserWarning, match="has no 'fp16' weights") as caught:
+        load(folder_copy, variant="fp16")
+    assert sorted(str(warning.message).split(" has no")[0] for warning in caught) == [
+        str(folder_copy / name) for name in ("text_encoder", "vae")
+    ]
+
+
+def test_a_variant_that_no_component_has(model_folder, folder_copy):
+    refused(model_folder, str(model_folder), "no weights of the variant 'fp16' in any component", "plain ones only",
+            variant="fp16")  # fmt: skip
+    load(folder_copy).unet.save_pretrained(folder_copy / "unet", variant="ema")
+    refused(folder_copy, "no weights of the variant 'fp16'", "it has 'ema' and plain ones", variant="fp16")
 
 
 def test_the_old_spelling_of_the_autoencoders_attention_is_read(model_folder, folder_copy):
@@ -198,7 +271,8 @@ def test_a_pipeline_that_is_not_in_the_table(folder_copy, name):
 @pytest.mark.parametrize("entry", [["os", "system"], ["diffusers", "UNet3DModel"], ["mine", "UNet2DConditionModel"]])
 def test_a_class_that_is_not_in_the_table(folder_copy, part, entry):
     edit(folder_copy / "model_index.json", **{part: entry})
-    refused(folder_copy, "model_index.json", f"names {'.'.join(entry)} as {part}", "supported are", "AutoencoderKL")
+    known = "DDIMScheduler" if part == "scheduler" else "AutoencoderKL"
+    refused(folder_copy, "model_index.json", f"names {'.'.join(entry)} as {part}", "supported are", known)
 
 
 @pytest.mark.parametrize("entry", [None, [None, None], "UNet2DConditionModel", ["diffusers"], {"diffusers": 1}])
@@ -299,6 +373,20 @@ def test_a_path_that_leaves_the_folder(folder_copy, path):
     content["weight_map"]["conv_in.weight"] = path
     index.write_text(json.dumps(content))
     refused(folder_copy, repr(path), "is not a plain name inside", "unet")
+
+
+def test_a_component_that_is_a_link(folder_copy, tmp_path):
+    (folder_copy / "unet").rename(tmp_path / "elsewhere")
+    (folder_copy / "unet").symlink_to(tmp_path / "elsewhere")
+    refused(
+        folder_copy, f"{folder_copy / 'unet'} is a link that leads out", str(tmp_path / "elsewhere"), "Copy the folder"
+    )
+    (folder_copy / "unet").unlink()
+    (tmp_path / "elsewhere").rename(folder_copy / "inner")
+    (folder_copy / "unet").symlink_to("inner")
+    load(folder_copy)  # it stays inside
+    (tmp_path / "name").symlink_to(folder_copy)
+    load(tmp_path / "name")  # where the folder itself is, is the user's choice
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from latentgen.models.autoencoder_kl import AutoencoderKL, Decoder
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.text2image import Text2ImagePipeline
+from latentgen.text.clip import final_layer_norm
 
 CALL = {"num_inference_steps": 6, "seed": 0, "output_type": "pt", "scheduler": "ddim"}
 
@@ -30,6 +31,34 @@ def test_a_network_that_breaks_is_named_with_its_step_at_once(pipe, monkeypatch,
         pipe("a cat", **CALL)
     assert len(calls) == 4
     assert torch.isfinite(pipe("a cat", **CALL).images).all()
+
+
+def test_a_text_encoder_that_breaks_is_named(pipe):
+    for spoil in (lambda w: w.fill_(float("nan")), lambda w: w.mul_(float("inf"))):
+        encoder = copy.deepcopy(pipe.text_encoder)
+        with torch.no_grad():
+            spoil(final_layer_norm(encoder).weight)
+        broken = Text2ImagePipeline(**{**pipe.components, "text_encoder": encoder})
+        with pytest.raises(
+            FloatingPointError, match=r"the text encoder \(text_encoder\) gave values that are not finite"
+        ):
+            broken("a cat", **CALL)
+
+
+def test_guidance_beyond_all_measure_is_named(pipe):
+    with pytest.raises(FloatingPointError, match=r"the latents .* grown to .*e\+\d\d.*; lower guidance_scale=1e\+30"):
+        pipe("a cat", guidance_scale=1e30, **CALL)
+    with pytest.raises(FloatingPointError, match=r"the latents .* were not finite; lower guidance_scale=1e\+300"):
+        pipe("a cat", guidance_scale=1e300, **CALL)
+
+
+def test_latents_that_a_callback_broke_are_not_the_unets_fault(pipe):
+    def callback(pipe, step, timestep, values):
+        return {"latents": values["latents"] * float("nan")} if step == 2 else None
+
+    message = "at step 3, .*: the latents that it was given were not finite; .*check the scheduler and the callback"
+    with pytest.raises(FloatingPointError, match=message):
+        pipe("a cat", callback_on_step_end=callback, **CALL)
 
 
 def test_latents_that_break_behind_the_network_are_an_error_too(pipe):

@@ -1,5 +1,6 @@
 """Image k has its own seed: alone, in a batch and at another position it is the same image, with any scheduler."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +47,20 @@ def test_an_image_does_not_depend_on_its_neighbours(pipe, noises, run):
 def test_a_seed_counts_on(pipe):
     assert pipe(["a", "b"], num_images_per_prompt=2, seed=40, **CALL).seeds == [40, 41, 42, 43]
     assert pipe("a", num_images_per_prompt=2, seed=(9, 4), **CALL).seeds == [9, 4]
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(4, 6), np.array([4, 5]), np.array([4, 5], dtype=np.uint64), torch.tensor([4, 5])]
+)
+def test_seeds_in_any_sequence_or_array(pipe, seeds):
+    output = pipe("a", num_images_per_prompt=np.int64(2), seed=seeds, **{**CALL, "num_inference_steps": np.int32(1)})
+    assert output.seeds == [4, 5]
+    assert all(type(seed) is int for seed in output.seeds)
+
+
+def test_a_seed_of_numpy_counts_beyond_its_own_width(pipe):
+    seeds = pipe("a", num_images_per_prompt=2, seed=np.uint8(255), **{**CALL, "num_inference_steps": 1}).seeds
+    assert seeds == [255, 256]
 
 
 def test_seeds_that_were_drawn_make_the_images_again(pipe):

@@ -1,6 +1,9 @@
 """What a call of `Text2ImagePipeline` does with its arguments."""
 
 import dataclasses
+import sys
+import warnings
+from collections import deque
 
 import numpy as np
 import pytest
@@ -62,8 +65,19 @@ def test_images_are_ordered_by_prompt_then_by_image(pipe):
         assert torch.allclose(both.images[k], alone, rtol=0, atol=1e-5)
 
 
-def test_prompts_may_be_a_tuple(pipe):
-    assert torch.equal(pipe(("a", "b"), **FEW).images, pipe(["a", "b"], **FEW).images)
+def test_prompts_may_be_any_sequence_or_array(pipe):
+    listed = pipe(["a", "b"], **FEW).images
+    for prompts in (("a", "b"), np.array(["a", "b"]), deque(["a", "b"])):
+        assert torch.equal(pipe(prompts, **FEW).images, listed)
+    assert torch.equal(pipe(np.str_("a"), **FEW).images, pipe("a", **FEW).images)
+
+
+def test_numbers_of_numpy_are_numbers(pipe):
+    plain = {"num_inference_steps": 2, "height": 16, "guidance_scale": 3.0, "eta": 1.0, "clip_skip": 1, "seed": 5,
+             "guidance_rescale": 0.5, "num_images_per_prompt": 2}  # fmt: skip
+    theirs = {name: np.int64(v) if isinstance(v, int) else np.float32(v) for name, v in plain.items()}
+    call = {"scheduler": "ddim", "output_type": "latent"}
+    assert torch.equal(pipe("a cat", **theirs, **call).images, pipe("a cat", **plain, **call).images)
 
 
 def test_negative_prompts_go_to_their_own_prompts(pipe):
@@ -216,6 +230,32 @@ def test_a_long_prompt_is_cut_with_one_warning_that_quotes_what_is_lost(pipe):
 def test_a_negative_prompt_without_guidance_is_said_to_have_no_effect(pipe):
     with pytest.warns(UserWarning, match="guidance_scale=1 runs without guidance: the negative prompt has no effect"):
         pipe("a cat", guidance_scale=1, negative_prompt="ugly", num_inference_steps=1)
+
+
+def test_guidance_rescale_without_guidance_is_said_to_have_no_effect(pipe):
+    with pytest.warns(UserWarning, match="guidance_scale=1 runs without guidance: guidance_rescale has no effect"):
+        pipe("a cat", guidance_scale=1, guidance_rescale=0.5, num_inference_steps=1)
+
+
+def test_clip_skip_beside_embeddings_is_said_to_have_no_effect(pipe):
+    given = encode_prompts(pipe.tokenizer, pipe.text_encoder, ["a cat"])
+    for options in ({"negative_prompt_embeds": given}, {"guidance_scale": 1}):
+        with pytest.warns(UserWarning, match="clip_skip has no effect"):
+            pipe(prompt_embeds=given, clip_skip=1, **options, **FEW)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mixed = pipe(prompt_embeds=given, clip_skip=1, **FEW).images  # of the negative prompt
+    assert not torch.equal(mixed, pipe(prompt_embeds=given, **FEW).images)
+
+
+def test_warnings_point_at_the_call_and_a_cut_prompt_is_told_each_time(pipe):
+    line = sys._getframe().f_lineno + 4
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            pipe("a " * 80, guidance_scale=1, negative_prompt="ugly", num_inference_steps=1)
+    assert {(warning.filename, warning.lineno) for warning in caught} == {(__file__, line)}
+    assert ["tokens" in str(warning.message) for warning in caught] == [True, False, True]
 
 
 def test_clip_skip_changes_the_picture_and_zero_is_none(pipe):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latentgen.runtime import device as module
-from latentgen.runtime.device import cpu_has_native_bfloat16, resolve_device, resolve_dtype
+from latentgen.runtime.device import cpu_has_native_bfloat16, one_dtype, resolve_device, resolve_dtype
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -50,6 +50,18 @@ def test_cuda_asked_for_and_absent(no_cuda, monkeypatch, built_for, reason):
 def test_what_is_not_a_device(device):
     with pytest.raises(ValueError, match=r"device=.*(give|no numbers)"):
         resolve_device(device)
+
+
+@pytest.mark.parametrize("device", ["xpu", "hpu", torch.device("mtia")])
+def test_a_device_that_this_build_has_not(device):
+    with pytest.raises(
+        ValueError, match=rf'device="{device}" was asked for, but this PyTorch cannot use it: use "cpu"'
+    ):
+        resolve_device(device)
+
+
+def test_the_cpu_has_no_index():
+    assert resolve_device("cpu:3") == resolve_device("cpu") == torch.empty(0).device
 
 
 def test_mps_asked_for_and_absent(monkeypatch):
@@ -98,6 +110,13 @@ def test_float16_on_a_cpu_warns():
         resolve_dtype("fp16", CUDA)
         resolve_dtype("bf16", CPU)
         resolve_dtype(None, CPU)
+
+
+def test_two_names_for_one_dtype():
+    assert one_dtype(None, None) is None
+    assert one_dtype("fp16", None) == one_dtype(None, "fp16") == "fp16"
+    with pytest.raises(ValueError, match="dtype and torch_dtype were both given"):
+        one_dtype("fp16", "fp16")
 
 
 @pytest.mark.parametrize(

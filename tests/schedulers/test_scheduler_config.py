@@ -210,17 +210,32 @@ def test_a_pndm_file_without_its_start_asks_for_runge_kutta() -> None:
 
 
 def test_files_of_related_solvers() -> None:
-    """DEIS and UniPC files name their own solver types; diffusers' DPM-Solver reads them as midpoint."""
+    """DEIS and UniPC files name their own solver types; diffusers' DPM-Solver reads them as midpoint, and says nothing."""
+
+    def read(config: dict[str, Any]) -> DPMSolverMultistepScheduler:
+        with pytest.warns(UserWarning, match="is of a related solver") as caught:
+            scheduler = DPMSolverMultistepScheduler.from_config(config)
+        assert len(caught) == 1
+        message = str(caught[0].message)
+        for key in {"algorithm_type", "solver_type"} & config.keys():
+            assert f"{key}={config[key]!r}" in message
+            assert f"{key}={getattr(scheduler, key)!r}" in message
+        assert ("corrector" in message) == (config["solver_type"] == "bh2")
+        assert DPMSolverMultistepScheduler.from_config(scheduler.config) == scheduler  # said once
+        return scheduler
+
     deis = {**SD15, "_class_name": "DEISMultistepScheduler", "algorithm_type": "deis", "solver_type": "logrho"}
-    assert DPMSolverMultistepScheduler.from_config(deis).algorithm_type == "dpmsolver++"
-    unipc = diffusers.UniPCMultistepScheduler().config
-    assert DPMSolverMultistepScheduler.from_config({**unipc, "_use_default_values": []}).solver_type == "midpoint"
+    assert read(deis).algorithm_type == "dpmsolver++"
+    unipc = {**diffusers.UniPCMultistepScheduler().config, "_use_default_values": []}
+    assert read(unipc).solver_type == "midpoint"
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("num_train_timesteps", 0),
+        ("num_train_timesteps", 2**16 + 1),
+        ("num_train_timesteps", 10**9),
         ("num_train_timesteps", True),
         ("num_train_timesteps", 1000.0),
         ("beta_start", 0.0),
@@ -289,11 +304,44 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="subfolder='scheduler'"):
         DDIMScheduler.from_pretrained(tmp_path)
     (tmp_path / "scheduler_config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match="not valid JSON"):
+    with pytest.raises(ValueError, match=r"scheduler_config.json is not JSON"):
         DDIMScheduler.from_pretrained(tmp_path)
     (tmp_path / "scheduler_config.json").write_text("[1]", encoding="utf-8")
-    with pytest.raises(ValueError, match="holds a JSON list"):
+    with pytest.raises(ValueError, match=r"scheduler_config.json holds a list, not an object"):
         DDIMScheduler.from_pretrained(tmp_path)
+    (tmp_path / "scheduler_config.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"scheduler_config.json is nested too deeply"):
+        DDIMScheduler.from_pretrained(tmp_path)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(SD15), encoding="utf-8-sig")
+    assert PNDMScheduler.from_pretrained(tmp_path) == PNDMScheduler.from_config(SD15)
+
+
+@pytest.mark.parametrize("marked", [5, "clip_sample", [[1]], {"clip_sample": 1}])
+def test_a_mark_that_is_no_list_of_names(marked: Any) -> None:
+    with pytest.raises(ValueError, match=r"_use_default_values=.* does not fit; it must be a list of field names"):
+        DDIMScheduler.from_config({**SD15, "_use_default_values": marked})
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    """They come out as Python's, so that a config can be written and compared."""
+    plain = {"num_train_timesteps": 500, "beta_end": 0.5, "steps_offset": 2, "trained_betas": (0.25,) * 500, "eta": 0.5}
+    given = {
+        "num_train_timesteps": np.int32(500), "beta_end": np.float32(0.5), "steps_offset": np.int64(2),
+        "trained_betas": [np.float32(0.25)] * 500, "eta": np.float64(0.5),
+    }  # fmt: skip
+    scheduler = DDIMScheduler(**given)  # type: ignore[arg-type]
+    assert scheduler == DDIMScheduler(**plain)  # type: ignore[arg-type]
+    assert {type(getattr(scheduler, name)) for name in plain} == {int, float, tuple}
+    assert scheduler.plan(np.int64(2)) == scheduler.plan(2)  # type: ignore[arg-type]
+    scheduler.save_pretrained(tmp_path)
+    assert DDIMScheduler.from_pretrained(tmp_path) == dataclasses.replace(scheduler, eta=0.0)
+    assert DPMSolverMultistepScheduler(solver_order=np.int64(3)).solver_order == 3  # type: ignore[arg-type]
+    for wrong in (np.bool_(True), np.float64(1000.0), np.int64(0)):
+        with pytest.raises(ValueError, match=r"num_train_timesteps=.* does not fit"):
+            DDIMScheduler(num_train_timesteps=wrong)
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

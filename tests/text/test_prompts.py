@@ -9,6 +9,7 @@ import torch
 from tiny_clip import PROMPTS, make_encoder, make_tokenizer_folder
 
 from latentgen.text import encode_prompts, load_clip_tokenizer, prompts, tokenize
+from latentgen.text.clip import final_layer_norm
 
 
 @pytest.fixture
@@ -139,6 +140,50 @@ def test_a_very_long_text_is_quoted_in_part(tokenizer):
     (message,) = warnings_of(tokenizer, ["word " * 100_000])
     assert len(message) < 1500
     assert "characters)" in message
+
+
+@pytest.mark.parametrize("text", ["caf\udce9", "\ud83d\ud83d", "cat \udc31"])
+def test_what_is_no_character(tokenizer, text):
+    with pytest.raises(ValueError, match=r"at position \d a code that is no character"):
+        tokenize(tokenizer, ["cat", text])
+    assert tokenize(tokenizer, ["🐱 \U0010ffff \0"]).shape == (1, 77)
+
+
+def test_a_cut_prompt_is_told_at_every_call_and_at_the_callers_line(tokenizer):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            tokenize(tokenizer, ["cat " * 76])
+    assert [warning.filename for warning in caught] == [__file__] * 3
+
+
+@pytest.fixture
+def strange_defaults():
+    """What another library may have set for its own tensors."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+def test_defaults_of_torch_do_not_matter(tokenizer, encoder, request):
+    ids, states = tokenize(tokenizer, ["a cat"]), encode_prompts(tokenizer, encoder, ["a cat"], clip_skip=1)
+    request.getfixturevalue("strange_defaults")
+    assert torch.equal(tokenize(tokenizer, ["a cat"]), ids)
+    assert torch.equal(encode_prompts(tokenizer, encoder, ["a cat"], clip_skip=1), states)
+
+
+def test_values_that_are_not_finite_are_the_encoders(tokenizer):
+    broken = make_encoder()
+    with torch.no_grad():
+        final_layer_norm(broken).bias.fill_(torch.nan)
+    with pytest.raises(
+        FloatingPointError, match=r"text encoder \(text_encoder\) .* in torch.float32: check its weights\."
+    ):
+        encode_prompts(tokenizer, broken, ["cat"])
+    with pytest.raises(FloatingPointError, match=r"in torch\.bfloat16: .* dtype='float32'"):
+        encode_prompts(tokenizer, broken.bfloat16(), ["cat"], clip_skip=1)
 
 
 @pytest.mark.parametrize("texts", ["a cat", [1], [None], ["a", b"b"]])

@@ -11,7 +11,8 @@ from tiny_runs import changed, metrics
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.pipelines.text2image import Text2ImagePipeline
 from latentgen.training import train_autoencoder, train_diffusion
-from latentgen.training.data import load_picture, read_folder, to_tensor
+from latentgen.training.data import load_picture, to_tensor
+from latentgen.training.image_folder import read_folder
 
 
 def test_loss_falls_in_both_stages(trained_autoencoder, trained_diffusion):
@@ -88,7 +89,14 @@ def test_init_from_continues_from_folders(
     tmp_path, autoencoder_config, trained_autoencoder, diffusion_config, trained_diffusion
 ):
     """A rate of almost nothing leaves the weights where the folder had them."""
-    still = {"steps": 1, "learning_rate": 1e-12, "ema_decay": 0.0, "sample_every": 0}
+    still = {
+        "steps": 1,
+        "warmup_steps": 0,
+        "decay_steps": 0,
+        "learning_rate": 1e-12,
+        "ema_decay": 0.0,
+        "sample_every": 0,
+    }
     run = {**still, "output": tmp_path / "a", "init_from": trained_autoencoder}
     before = AutoencoderKL.from_pretrained(trained_autoencoder, dtype="float32").state_dict()
     again = train_autoencoder(changed(autoencoder_config, run=run))

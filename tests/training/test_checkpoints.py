@@ -102,7 +102,7 @@ def test_resume_in_bfloat16_and_with_accumulation(monkeypatch, config, tmp_path)
 
 
 def test_diffusion_resumes_exactly(diffusion_config, tmp_path, monkeypatch):
-    run = {**SHORT, "steps": 8}
+    run = {**SHORT, "steps": 9}
     whole, parts = (changed(diffusion_config, run={**run, "output": tmp_path / n}) for n in ("whole", "parts"))
     train_diffusion(whole)
     with monkeypatch.context() as patch:
@@ -245,15 +245,29 @@ def test_checkpoint_of_another_optimiser(tmp_path):
 def test_checkpoint_without_a_moving_average(tmp_path):
     state = make_state()
     path = save(tmp_path, 3, RunState(state.module, state.optimizer, None), keep=1)
-    with pytest.raises(ValueError, match="without a moving average"):
+    with pytest.raises(ValueError, match="without a moving average: set ema_decay = false"):
         restore(path, state)
 
 
 def test_damaged_checkpoint_is_named(tmp_path):
     path = save(tmp_path, 3, make_state(), keep=1)
     (path / "optimizer.safetensors").write_bytes(b"\0" * 20)
-    with pytest.raises(WeightsError, match=r"optimizer\.safetensors"):
+    with pytest.raises(WeightsError, match=r"optimizer\.safetensors is damaged or missing.*start anew"):
         restore(path, make_state())
+
+
+@pytest.mark.parametrize("name", ["state.json", *FILES])
+def test_damaged_newest_checkpoint_says_how_to_go_on(tmp_path, name):
+    save(tmp_path, 3, make_state(), keep=2)
+    path = save(tmp_path, 6, make_state(), keep=2)
+    (path / name).write_bytes(b"")
+    other = make_state(1)
+    before = other.module.state_dict()["0.weight"].clone()
+    with pytest.raises(
+        WeightsError, match=rf"{name} is damaged.* Remove the folder .*step-00000006 to go on from step 3"
+    ):
+        restore(path, other)
+    assert torch.equal(other.module.state_dict()["0.weight"], before)
 
 
 def test_loss_scale_of_float16_is_kept(tmp_path):
@@ -281,8 +295,8 @@ def test_existing_run_is_not_overwritten(whole_run, config):
     before = (whole_run / "metrics.jsonl").read_text()
     with pytest.raises(ValueError, match="holds a run of 12 steps: resume it, or choose another output"):
         train_autoencoder(changed(started, data={"folder": Path("not even looked at")}))
-    with pytest.raises(ValueError, match=r"holds a run of 12 steps, more than steps=6"):
-        train_autoencoder(changed(started, run={"steps": 6}), resume=True)
+    with pytest.raises(ValueError, match=r"holds a run of 12 steps, more than steps=9"):
+        train_autoencoder(changed(started, run={"steps": 9}), resume=True)
     assert (whole_run / "metrics.jsonl").read_text() == before
 
 
@@ -293,8 +307,19 @@ def test_resuming_a_finished_run_exports_it_again(whole_run, config):
     assert metrics(whole_run)[-1]["step"] == 12
 
 
+def test_finished_model_without_checkpoints_is_not_replaced(config):
+    model = config.run.output / "model"
+    model.mkdir(parents=True)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="holds a finished run without checkpoints: choose another output"):
+            train_autoencoder(config, resume=resume)
+    assert [p.name for p in config.run.output.iterdir()] == ["model"]
+
+
 def test_resume_without_a_run_starts_one(config):
-    assert train_autoencoder(changed(config, run={"steps": 1}), resume=True).is_dir()
+    assert train_autoencoder(
+        changed(config, run={"steps": 1, "warmup_steps": 0, "decay_steps": 0}), resume=True
+    ).is_dir()
 
 
 def write_newer(path, error=None):

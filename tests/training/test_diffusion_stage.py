@@ -18,8 +18,9 @@ from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.nn.attention import Transformer2D
 from latentgen.nn.resnet import ResnetBlock
 from latentgen.training import train_diffusion
-from latentgen.training.data import load_picture, read_folder, to_tensor
+from latentgen.training.data import load_picture, to_tensor
 from latentgen.training.diffusion import DiffusionStage
+from latentgen.training.image_folder import read_folder
 from latentgen.training.latents import encode_pictures
 
 
@@ -29,11 +30,19 @@ def accelerator():
     AcceleratorState._reset_state()
 
 
+ONE_STEP = {"steps": 1, "warmup_steps": 0}
+
+
+def ready(stage):
+    stage.prepare()
+    return stage
+
+
 @pytest.fixture(scope="module")
 def stage(diffusion_config, accelerator, tmp_path_factory):
     output = tmp_path_factory.mktemp("stage") / "run"
     torch.manual_seed(0)
-    return DiffusionStage(changed(diffusion_config, run={"output": output}), accelerator)
+    return ready(DiffusionStage(changed(diffusion_config, run={"output": output}), accelerator))
 
 
 def test_latents_have_unit_variance(stage):
@@ -51,7 +60,7 @@ def test_batches_are_a_pure_function_of_seed_index_and_process(stage, diffusion_
         assert not torch.equal(other["eps"], one["eps"])
         assert not torch.equal(other["timesteps"], one["timesteps"])
     output = stage.config.run.output
-    reseeded = DiffusionStage(changed(diffusion_config, run={"output": output, "seed": 1}), accelerator)
+    reseeded = ready(DiffusionStage(changed(diffusion_config, run={"output": output, "seed": 1}), accelerator))
     assert not torch.equal(reseeded.batch(5, 1, 2)["eps"], one["eps"])
 
 
@@ -77,7 +86,7 @@ def test_perfect_network_has_no_loss(stage, kind, diffusion_config, accelerator)
     """Given the clean latents and the noise, the formulas of the three prediction types are written out here."""
     settings = {**diffusion_config.scheduler, "prediction_type": kind, "rescale_betas_zero_snr": False}
     config = replace(changed(diffusion_config, run={"output": stage.config.run.output}), scheduler=settings)
-    stage = DiffusionStage(config, accelerator)
+    stage = ready(DiffusionStage(config, accelerator))
     batch = stage.batch(0, 0, 1)
     squared = stage.scheduler.schedule.alphas_cumprod[batch["timesteps"]].view(-1, 1, 1, 1)
     x0, eps, alpha, sigma = batch["x0"], batch["eps"], squared.sqrt(), (1 - squared).sqrt()
@@ -171,23 +180,36 @@ def test_cache_knows_pictures_by_name_too(stage, tmp_path):
     assert not torch.equal(first, second)
 
 
-def test_settings_that_do_not_fit_stop_before_training(diffusion_config, tmp_path):
-    wrong_size = changed(diffusion_config, data={"size": 15}, run={"output": tmp_path / "a"})
-    with pytest.raises(ValueError, match=r"\[data\] size=15 must be a multiple of 2"):
-        train_diffusion(wrong_size)
-    unet = {**diffusion_config.unet, "cross_attention_dim": 32}
-    with pytest.raises(ValueError, match="width 16 and the UNet attends to width 32"):
-        train_diffusion(changed(diffusion_config, run={"output": tmp_path / "b"}, unet=unet))
-    assert not (tmp_path / "b" / "checkpoints").exists()
+@pytest.mark.parametrize(
+    ("section", "settings", "message"),
+    [
+        ("data", {"size": 15}, r"\[data\] size=15 must be a multiple of 2"),
+        ("unet", {"cross_attention_dim": 32}, "width 16 and the UNet attends to width 32"),
+        ("unet", {"in_channels": 8}, "UNet takes 8 channels"),
+        ("unet", {"out_channels": 8}, r"\[unet\] out_channels=8 does not fit the first stage, .* 4 channels"),
+    ],
+)
+def test_settings_that_do_not_fit_stop_before_the_long_work(
+    diffusion_config, tmp_path, monkeypatch, section, settings, message
+):
+    monkeypatch.setattr("latentgen.training.diffusion.check_pictures", lambda *_, **__: pytest.fail("too late"))
+    config = changed(diffusion_config, run={"output": tmp_path / "run"})
+    if section == "data":
+        config = changed(config, data=settings)
+    else:
+        config = replace(config, unet=config.unet | settings)
+    with pytest.raises(ValueError, match=message):
+        train_diffusion(config)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_broken_pictures_stop_before_training_or_are_left_out(diffusion_config, tmp_path):
     folder = make_pictures(tmp_path / "pictures", 8)
     (folder / "003.png").write_bytes(b"broken")
-    config = changed(diffusion_config, data={"folder": folder}, run={"output": tmp_path / "run", "steps": 1})
+    config = changed(diffusion_config, data={"folder": folder}, run={"output": tmp_path / "run", **ONE_STEP})
     with pytest.raises(ValueError, match=r"1 of 8 pictures are broken(.|\n)*003\.png"):
         train_diffusion(config)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
     with pytest.warns(UserWarning, match=r"003\.png"):
         train_diffusion(changed(config, data={"skip_broken": True}))
     with pytest.raises(ValueError, match="holds a run"):
@@ -196,7 +218,7 @@ def test_broken_pictures_stop_before_training_or_are_left_out(diffusion_config, 
 
 def test_tokenizer_of_a_run_is_kept_once_there_are_checkpoints(diffusion_config, accelerator, tmp_path):
     folder = make_pictures(tmp_path / "pictures", 8)
-    config = changed(diffusion_config, data={"folder": folder}, run={"output": tmp_path / "run", "steps": 1})
+    config = changed(diffusion_config, data={"folder": folder}, run={"output": tmp_path / "run", **ONE_STEP})
     first = DiffusionStage(config, accelerator).tokenizer.get_vocab()
     write_metadata(folder, [{"file_name": f"{i:03d}.png", "text": "zebra zebra zebra"} for i in range(8)])
     second = DiffusionStage(config, accelerator).tokenizer.get_vocab()  # nothing was trained yet: learnt anew
@@ -212,11 +234,12 @@ def test_captions_that_are_cut_or_missing_give_one_warning(diffusion_config, acc
     config = changed(diffusion_config, data={"folder": folder}, run={"output": tmp_path / "run"})
     write_metadata(folder, [{"file_name": f"{i:03d}.png", "text": f"{i} word" * 20} for i in range(4)])
     with pytest.warns(UserWarning, match="4 of 4 captions are too long") as caught:
-        DiffusionStage(config, accelerator)
+        ready(DiffusionStage(config, accelerator))
     assert len(caught) == 1
     write_metadata(folder, [{"file_name": f"{i:03d}.png"} for i in range(4)])
-    with pytest.warns(UserWarning, match="no picture has a caption"):
-        DiffusionStage(config, accelerator)
+    with pytest.warns(UserWarning, match="no picture has a caption") as caught:
+        ready(DiffusionStage(config, accelerator))
+    assert len(caught) == 1
 
 
 def test_other_processes_wait_and_write_nothing(diffusion_config, stage):
@@ -226,6 +249,6 @@ def test_other_processes_wait_and_write_nothing(diffusion_config, stage):
     )
     before = {p: p.stat().st_mtime_ns for p in stage.config.run.output.rglob("*")}
     torch.manual_seed(0)
-    second = DiffusionStage(changed(diffusion_config, run={"output": stage.config.run.output}), other)
+    second = ready(DiffusionStage(changed(diffusion_config, run={"output": stage.config.run.output}), other))
     assert {p: p.stat().st_mtime_ns for p in stage.config.run.output.rglob("*")} == before
     assert torch.equal(second.ids, stage.ids)

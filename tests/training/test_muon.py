@@ -43,6 +43,19 @@ def test_orthogonal_matrix_keeps_the_singular_vectors(native, rows, columns):
         assert turned.diag().max() < 1.25
 
 
+def test_tiny_singular_values_stay_small(native):
+    torch.manual_seed(0)
+    u, v, matrix = with_singular_values(24, 32, [1.0, 1e-5])
+    first, second = (u.T @ orthogonalise(matrix[None])[0].float() @ v).diag()
+    assert 0.65 < first < 1.25
+    assert abs(second) < 0.05
+
+
+def test_bfloat16_on_a_card_that_only_emulates_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not muon._native_bfloat16(torch.device("cuda"))
+
+
 def test_zero_gradient_moves_nothing(native):
     assert orthogonalise(torch.zeros(1, 16, 32)).abs().max() == 0
 

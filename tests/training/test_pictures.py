@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tiny_runs import make_pictures, write_metadata
 
-from latentgen.training.data import check_pictures, load_picture, order, read_folder, to_tensor
+from latentgen.training.data import check_pictures, load_picture, order, to_tensor
+from latentgen.training.image_folder import read_folder
 
 
 @pytest.fixture
@@ -57,6 +58,8 @@ def test_metadata_with_a_byte_order_mark_and_empty_lines(pictures):
         (b'{"file_name": "../pictures/000.png"}', "leaves the folder"),
         (b'{"file_name": "/etc/hostname"}', "leaves the folder"),
         (b'{"file_name": "a\\u0000.png"}', "leaves the folder"),
+        (b'{"file_name": "000.png", "text": "a \\ud83d cat"}', r"line 2: \\ud83d is half of a character"),
+        (b'{"file_name": "\\udc00.png"}', r"line 2: \\udc00 is half of a character"),
     ],
 )
 def test_bad_lines_are_named(pictures, line, message):
@@ -71,6 +74,79 @@ def test_no_folder_and_no_pictures(tmp_path):
         read_folder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no pictures"):
         read_folder(tmp_path)
+
+
+@pytest.fixture
+def warned(recwarn):
+    """The texts of all warnings so far."""
+    return lambda: [str(w.message) for w in recwarn]
+
+
+def test_lines_without_a_caption_are_counted_where_captions_are_wanted(pictures, warned):
+    lines = [{"file_name": f"{i:03d}.png", "text": "a cat"} for i in range(6)]
+    lines[2] = {"file_name": "002.png", "caption": "a dog"}
+    del lines[4]["text"]
+    write_metadata(pictures, lines)
+    assert [e.text for e in read_folder(pictures)] == ["a cat", "a cat", "", "a cat", "", "a cat"]
+    assert warned() == []
+    read_folder(pictures, captions=True)
+    (text,) = warned()
+    assert text.startswith('2 of 6 lines have no "text"')
+    assert text.endswith("metadata.jsonl, line 3, with the keys file_name, caption.")
+
+
+def test_folder_without_any_caption_says_what_to_do(pictures, warned):
+    (pictures / "metadata.jsonl").rename(pictures / "elsewhere.jsonl")
+    read_folder(pictures, captions=True)
+    (pictures / "metadata.csv").write_text("file_name,text")
+    read_folder(pictures, captions=True)
+    (pictures / "train").mkdir()
+    (pictures / "metadata.csv").rename(pictures / "train" / "metadata.jsonl")
+    read_folder(pictures, captions=True)
+    write_metadata(pictures, [{"file_name": "000.png", "caption": "a cat"}])
+    read_folder(pictures, captions=True)
+    write_metadata(pictures, [{"file_name": "000.png", "text": ""}])
+    read_folder(pictures, captions=True)
+    texts = warned()
+    assert all("no picture has a caption: the model will not follow prompts" in text for text in texts)
+    for text, remedy in zip(
+        texts,
+        [
+            "Give them in",
+            "metadata.csv is not read: captions are looked for in",
+            "train/metadata.jsonl is not read",
+            '1 lines have no "text", from which captions are read. The first is',
+            "Give them in",
+        ],
+        strict=True,
+    ):
+        assert remedy in text
+
+
+def test_pictures_of_other_formats_are_counted(pictures, warned):
+    (pictures / "metadata.jsonl").unlink()
+    read_folder(pictures)
+    assert warned() == []
+    Image.new("RGB", (16, 16)).save(pictures / "a.gif")
+    for name in ("b.TIFF", "c.tiff"):
+        Image.new("RGB", (16, 16)).save(pictures / name)
+    assert len(read_folder(pictures)) == 6
+    (text,) = warned()
+    assert "left out 3 pictures in formats that are not read here (1 .gif, 2 .tiff)" in text
+    write_metadata(pictures, [{"file_name": "a.gif"}])
+    assert [e.path.name for e in check_pictures(read_folder(pictures), 16, skip=False, show=False)] == ["a.gif"]
+
+
+def test_samples_of_a_run_are_not_pictures(pictures):
+    (pictures / "metadata.jsonl").unlink()
+    for folder in (pictures / "run" / "samples", pictures / "samples"):
+        folder.mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(folder / "00000001.png")
+    assert len(read_folder(pictures)) == 8  # someone's own pictures may lie in a folder of that name
+    (pictures / "run" / "metrics.jsonl").touch()
+    assert len(read_folder(pictures)) == 7
+    (pictures / "metrics.jsonl").touch()
+    assert len(read_folder(pictures)) == 6
 
 
 def break_some(pictures):
@@ -129,6 +205,47 @@ def test_sixteen_bits_are_reduced_to_eight(tmp_path, ending):
     loaded = load_picture(tmp_path / f"deep.{ending}", 16)
     assert np.abs(loaded[..., 0].astype(int) - np.arange(256).reshape(16, 16)).max() <= 1
     assert loaded.shape == (16, 16, 3)
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    Image.fromarray(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)).save(tmp_path / "float.tiff")
+    with pytest.raises(
+        ValueError, match=r"float\.tiff .* floating-point numbers of unknown range; save it with 8 or 16"
+    ):
+        load_picture(tmp_path / "float.tiff", 16)
+
+
+def save_scene(path, width, height):
+    """A smooth coloured picture with edges."""
+    y, x = np.mgrid[0:height, 0:width] / min(width, height)
+    pixels = np.stack([np.sin(5 * x), np.cos(4 * y), np.sign(np.sin(9 * (x + y)))], axis=-1)
+    Image.fromarray((127.5 + 100 * pixels).astype(np.uint8)).save(path, quality=95)
+
+
+def in_full(path, size):
+    """The same without any shortcut."""
+    with Image.open(path) as picture:
+        return np.asarray(ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS))
+
+
+@pytest.mark.parametrize(("width", "height", "ending"), [(16, 16, "jpg"), (90, 63, "jpg"), (640, 480, "png")])
+def test_pictures_that_are_not_much_larger_are_decoded_in_full(tmp_path, width, height, ending):
+    path = tmp_path / f"a.{ending}"
+    save_scene(path, width, height)
+    assert np.array_equal(load_picture(path, 16), in_full(path, 16))
+
+
+def test_large_jpeg_is_decoded_at_a_lower_resolution(tmp_path, monkeypatch):
+    path = tmp_path / "large.jpg"
+    save_scene(path, 640, 480)
+    sizes, fit = [], ImageOps.fit
+    monkeypatch.setattr(ImageOps, "fit", lambda picture, *rest: sizes.append(picture.size) or fit(picture, *rest))
+    loaded = load_picture(path, 32)
+    assert sizes == [(160, 120)]  # a quarter; with an eighth there would be fewer than two pixels for one
+    assert np.abs(loaded.astype(int) - in_full(path, 32)).mean() < 1.5
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="is not a readable picture"):
+        load_picture(path, 32)
 
 
 def test_exif_rotation(tmp_path):

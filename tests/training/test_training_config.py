@@ -48,6 +48,13 @@ def test_a_whole_number_serves_as_a_number(tmp_path):
         ("1e-2", "nan", r"\[run\] learning_rate=nan must be a finite number"),
         ("1e-2", '"fast"', r"\[run\] learning_rate='fast' must be a finite number"),
         ("ema_decay = 0.9", "ema_decay = 1.0", r"\[run\] ema_decay=1.0 must be in \[0, 1\)"),
+        ("ema_decay = 0.9", "ema_decay = true", r"\[run\] ema_decay=True must be a finite number"),
+        (
+            "warmup_steps = 5",
+            "warmup_steps = 41",
+            r"\[run\] warmup_steps=41 and decay_steps=20 do not fit into steps=60",
+        ),
+        ("decay_steps = 20", "decay_steps = 70", r"\[run\] warmup_steps=5 and decay_steps=70 do not fit into steps=60"),
         ("ema_decay = 0.9", "seed = -1", r"\[run\] seed=-1 must be in"),
         ("ema_decay = 0.9", "clip_norm = 0", r"\[run\] clip_norm=0.0 must be above 0"),
         ("warmup_steps = 5", "warmup_steps = -5", r"\[run\] warmup_steps=-5 must be at least 0"),
@@ -132,6 +139,21 @@ def test_learning_rate_rises_stays_and_falls(tmp_path, step, rate):
     text = AUTOENCODER.replace("steps = 60", "steps = 100").replace("warmup_steps = 5", "warmup_steps = 10")
     config = load(tmp_path, text.replace("learning_rate = 1e-2", "learning_rate = 1.0")).run
     assert config.learning_rate_at(step) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("steps", "decay", "warmup"), [(4, 0, 0), (60, 20, 6), (4000, 0, 400), (10**6, 0, 500), (60, 58, 2)]
+)
+def test_warm_up_left_out_is_a_tenth(tmp_path, steps, decay, warmup):
+    text = AUTOENCODER.replace("warmup_steps = 5", "").replace("decay_steps = 20", f"decay_steps = {decay}")
+    config = load(tmp_path, text.replace("steps = 60", f"steps = {steps}")).run
+    assert config.warmup == warmup
+    assert max(config.learning_rate_at(step) for step in range(min(steps, 600))) == config.learning_rate
+
+
+def test_no_moving_average(tmp_path):
+    assert load(tmp_path, AUTOENCODER.replace("ema_decay = 0.9", "ema_decay = false")).run.ema_decay is None
+    assert load(tmp_path, AUTOENCODER.replace("ema_decay = 0.9", "ema_decay = 0")).run.ema_decay == 0.0
 
 
 def test_learning_rate_without_warm_up_and_decay(tmp_path):

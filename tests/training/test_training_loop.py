@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_launcher_settings_do_not_change_the_accumulation(tmp_path, monkeypatch)
 
 def test_first_step_is_that_of_adamw(tmp_path):
     """The loop against the same step by hand."""
-    config = make_config(tmp_path / "run", steps=1, learning_rate=0.1, weight_decay=0.2, clip_norm=0.5, ema_decay=None)
+    config = make_config(tmp_path / "run", steps=1, learning_rate=0.1, weight_decay=0.2, clip_norm=0.5, ema_decay=False)
     train(ToyStage, config)
     torch.manual_seed(config.seed)
     stage = ToyStage()
@@ -110,6 +111,56 @@ def test_samples_are_drawn_when_due(tmp_path):
     train(lambda a: made.append(ToyStage()) or made[-1], make_config(tmp_path, sample_every=3))
     assert made[0].drawn == ["00000003.png", "00000006.png"]
     assert made[0].module.training
+
+
+def test_sample_that_cannot_be_drawn_does_not_end_the_run(tmp_path):
+    """The checkpoint of the same step is there before; afterwards training goes on with the weights that it had."""
+    kept = []
+
+    class Failing(ToyStage):
+        def draw(self, path):
+            kept.append([step for step, _ in checkpoints(tmp_path / "run" / "checkpoints")])
+            raise OSError(28, "No space left on device")
+
+    config = make_config(tmp_path / "run", sample_every=4)
+    with pytest.warns(
+        UserWarning, match=r"00000004\.png could not be drawn .*No space left on device.*; training goes on"
+    ):
+        train(Failing, config)
+    assert kept == [[4], [4, 8]]
+    train(ToyStage, make_config(tmp_path / "whole"))
+    assert all(torch.equal(t, final(tmp_path / "whole")[n]) for n, t in final(tmp_path / "run").items())
+
+
+def test_speed_is_that_of_training(tmp_path, monkeypatch):
+    """10 seconds of sampling between two steps of one second each do not count."""
+    now = [0.0]
+    monkeypatch.setattr("latentgen.training.log.time.perf_counter", lambda: now[0])
+    config = make_config(tmp_path, log_every=2)
+    with Log(config, 0, SimpleNamespace(is_main_process=True, num_processes=1, scaler=None)) as log:
+        for step in (1, 2):
+            now[0] += 1
+            log.step(step, {"mse": torch.tensor(0.5)}, torch.tensor(1.0))
+            with log.paused():
+                now[0] += 10
+        now[0] += 1
+        log.step(3, {"mse": torch.tensor(0.5)}, torch.tensor(1.0), look=True)
+    assert [line["images_per_second"] for line in metrics(tmp_path)] == [8.0, 8.0]
+
+
+def test_without_a_moving_average(tmp_path):
+    train(ToyStage, make_config(tmp_path, ema_decay=False))
+    newest = max(checkpoints(tmp_path / "checkpoints"))[1]
+    assert not (newest / "ema.safetensors").exists()
+    exported = read_tensors(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(t, exported[n]) for n, t in final(tmp_path).items())
+
+
+def test_progress_bar_can_be_left_out(tmp_path, capsys):
+    train(ToyStage, make_config(tmp_path / "a", steps=1))
+    assert "step/s" in capsys.readouterr().err
+    train(ToyStage, make_config(tmp_path / "b", steps=1), show_progress=False)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -18,7 +18,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 def test_both_stages_and_resume(autoencoder_config, diffusion_config, tmp_path, precision):
-    run = {"steps": 20, "precision": precision, "checkpoint_every": 10, "sample_every": 10}
+    run = {"steps": 20, "precision": precision, "checkpoint_every": 10, "sample_every": 10, "decay_steps": 5}
     longer = {**run, "steps": 40}
     stages = (
         (train_autoencoder, changed(autoencoder_config, run={"output": tmp_path / "a"})),

@@ -13,10 +13,14 @@ class ToyStage:
 
     def __init__(self, accelerator=None, size=8, spoil=None):
         self.module = nn.Linear(3, 1)
+        self.settings = {}
         self.size = size
         self.spoil = spoil or (lambda step, loss: loss)
         self.fetched = []
         self.drawn = []
+
+    def prepare(self):
+        pass
 
     def batch(self, index, process, processes):
         self.fetched.append(index)

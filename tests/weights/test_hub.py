@@ -5,12 +5,13 @@ import sys
 import threading
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
 from latentgen.weights import WeightsError
-from latentgen.weights.hub import files_to_fetch, resolve_model
+from latentgen.weights.hub import commit_of, files_to_fetch, resolve_model
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -91,6 +92,21 @@ def test_a_repository_of_one_component():
     assert files_to_fetch(names, None, None, "owner/vae") == ["config.json", f"{D}.safetensors"]
 
 
+def test_one_component_of_a_repository():
+    vae = ["vae/config.json", f"vae/{D}.safetensors"]
+    assert files_to_fetch(REPOSITORY, None, None, "owner/name", "vae") == vae
+    assert files_to_fetch(REPOSITORY, None, "fp16", "owner/name", "vae/") == vae
+    with pytest.raises(WeightsError, match=r"owner/name/prior holds no model that can be read: config.json is missing"):
+        files_to_fetch(REPOSITORY, None, None, "owner/name", "prior")
+
+
+def test_a_variant_that_no_component_has():
+    with pytest.raises(
+        WeightsError, match=r"owner/name has no weights of the variant 'bf16'.*it has 'fp16', 'non_ema'"
+    ):
+        files_to_fetch(REPOSITORY, INDEX, "bf16", "owner/name")
+
+
 def test_a_component_with_pickles_only():
     names = ["model_index.json", "unet/config.json", f"unet/{D}.bin"]
     with pytest.raises(WeightsError, match=rf"owner/name/unet has no weights.*{D}\.bin is a pickle"):
@@ -144,6 +160,32 @@ def test_what_is_neither_path_nor_id(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match="neither a folder that exists nor a Hub id"):
         resolve_model(name, local_files_only=True)
+
+
+@pytest.mark.parametrize("name", [None, 3, b"model", True])
+def test_what_is_no_name(name):
+    with pytest.raises(ValueError, match="is not a model: give the path"):
+        resolve_model(name)
+
+
+@pytest.mark.parametrize("option", [{"variant": 16}, {"revision": 5}, {"subfolder": Path("vae")}])
+def test_options_that_are_no_texts(option, tmp_path):
+    with pytest.raises(ValueError, match=rf"{next(iter(option))}=.* must be a text"):
+        resolve_model(tmp_path, **option)
+
+
+def test_commits_are_those_of_the_hubs_cache(cache):
+    assert commit_of(resolve_model("owner/name", cache_dir=cache, local_files_only=True)) == "0123abc"
+    assert commit_of(cache) is None
+
+
+def test_one_component_in_the_cache(cache):
+    snapshot = cache / "models--owner--name" / "snapshots" / "0123abc"
+    (snapshot / "unet" / "config.json").write_text("{}")
+    (snapshot / "model_index.json").unlink()
+    assert resolve_model("owner/name", subfolder="unet", cache_dir=cache, local_files_only=True) == snapshot
+    with pytest.raises(WeightsError, match=r"owner/name .* is not in the cache"):
+        resolve_model("owner/name", subfolder="vae", cache_dir=cache, local_files_only=True)
 
 
 def test_the_empty_name():
@@ -299,6 +341,14 @@ def test_download_then_use_without_the_hub(hub, tmp_path):
     assert ask("http://127.0.0.1:9", tmp_path, "'owner/name', local_files_only=True", "'owner/name'") == [folder] * 2
     assert ask(address, tmp_path, "'owner/name'") == [folder]
     assert sorted(fetched) == sorted({*SETTINGS, *FP16, *PLAIN}), "only what was not there yet is fetched"
+
+
+def test_download_of_one_component(hub, tmp_path):
+    address, fetched = hub
+    (folder,) = ask(address, tmp_path, "'owner/name', subfolder='vae'")
+    assert sorted(fetched) == ["vae/config.json", f"vae/{D}.safetensors"]
+    assert sorted(os.listdir(os.path.join(folder, "vae"))) == ["config.json", f"{D}.safetensors"]
+    assert ask("http://127.0.0.1:9", tmp_path, "'owner/name', subfolder='vae', local_files_only=True") == [folder]
 
 
 def test_refusals_of_the_hub_and_a_token(hub, tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from latentgen.weights import WeightsError
 from latentgen.weights.safetensors_io import read_shapes, write_tensors
-from latentgen.weights.sharding import load_tensors, save_tensors
+from latentgen.weights.sharding import load_tensors, save_tensors, shard_limit
 
 STEM = "diffusion_pytorch_model"
 
@@ -57,7 +57,14 @@ def test_shards_are_filled_in_order(tmp_path, tensors):
     assert sizes == [3, 3, 1, 1]
 
 
-@pytest.mark.parametrize("size", ["", "GB", "10 apples", "-1MB", 0, "0GB", "nan"])
+def test_limits_in_bytes():
+    assert [shard_limit(size) for size in (5, "5", "1.5 KB", "2MiB", "10GB")] == [5, 5, 1500, 2**21, 10**10]
+    assert shard_limit(None) > 2**60
+
+
+@pytest.mark.parametrize(
+    "size", ["", "GB", "10 apples", "-1MB", 0, "0GB", "nan", True, [1], float("nan"), float("inf")]
+)
 def test_what_is_not_a_size(tmp_path, tensors, size):
     with pytest.raises(ValueError, match=r"max_shard_size=.*'10GB'"):
         save_tensors(tmp_path, STEM, tensors, max_shard_size=size)

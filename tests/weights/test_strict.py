@@ -66,6 +66,19 @@ def test_missing_unexpected_and_misshaped_are_all_listed():
     assert "extra.weight (2, 3) is in the file and not in the model" in message
     assert "fetch both again" in message
     assert module.conv_in.weight.is_meta, "the module is left as it was"
+    first = message.splitlines()[0]
+    assert "1 of another shape, 1 missing, 1 unexpected" in first
+    assert "norm.weight is (9,)" in first
+    assert "fetch both again" in first
+
+
+def test_a_single_finding_is_a_single_line():
+    tensors = Network().state_dict()
+    del tensors["norm.bias"]
+    with pytest.raises(WeightsError) as caught:
+        fill(on_meta(), tensors, dtype=torch.float32, device=CPU, source="model/unet")
+    assert "\n" not in str(caught.value)
+    assert "norm.bias (8,) is missing in the file" in str(caught.value)
 
 
 def test_long_lists_are_cut():

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 MAX_SEED = 2**64 - 1
 
 
+def _source(seed: int, shape: tuple[int, int, int]) -> Callable[[], Tensor]:
+    """Where one image's noise comes from: each call draws (1, C, h, w), float32 on the CPU."""
+    size = (1, *shape)
+    if seed < 2**32:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return lambda: torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
+    # PyTorch's CPU generator reads the low 32 bits of a seed, which would make 5 of 2**32 + 5. NumPy's, a Mersenne Twister
+    # too, is seeded with any number of 32-bit words, and what it draws never changes (NEP 19).
+    twister = np.random.RandomState([seed % 2**32, seed // 2**32])
+    return lambda: torch.from_numpy(twister.standard_normal(size).astype(np.float32))
+
+
 class NoiseStream:
-    """The noise of a batch: image k's comes from a CPU generator seeded with `seeds[k]`, float32.
+    """The noise of a batch: image k's depends on `seeds[k]` alone, and is drawn on the CPU, float32.
+
+    PyTorch's default dtype and device have no say, and its global generator is neither read nor moved.
 
     Attributes:
         initial: (B, C, h, w) the first draw of every stream: the latents that a whole plan starts from, unscaled.
     """
 
     def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device | str = "cpu") -> None:
-        """Seed the streams. `shape` is one image's (C, h, w)."""
-        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        self._shape = shape
+        """Seed the streams.
+
+        Args:
+            seeds: for each image one, in [0, `MAX_SEED`].
+            shape: (C, h, w) of one image.
+            device: where the noise is wanted.
+        """
+        self._sources = [_source(seed, shape) for seed in seeds]
         self._device = torch.device(device)
         self.initial = self._draw()
 
@@ -29,7 +49,7 @@ class NoiseStream:
         return self._draw()
 
     def _draw(self) -> Tensor:
-        noise = torch.cat([torch.randn((1, *self._shape), generator=g) for g in self._generators])
+        noise = torch.cat([draw() for draw in self._sources])
         if self._device.type == "cuda":  # pinned and asynchronous: the step does not wait for the copy
             return noise.pin_memory().to(self._device, non_blocking=True)
         return noise.to(self._device)

@@ -26,16 +26,16 @@ def make_betas(name: str, start: float, end: float, count: int) -> Tensor:
     The arithmetic is float32 because that is what the weights in use were trained with.
     """
     if name == "linear":
-        return torch.linspace(start, end, count, dtype=torch.float32)
+        return torch.linspace(start, end, count, dtype=torch.float32, device="cpu")
     if name == "scaled_linear":
-        return torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
+        return torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32, device="cpu") ** 2
     if name == "squaredcos_cap_v2":
 
         def alpha_bar(s: float) -> float:
             return math.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2
 
         betas = [min(1 - alpha_bar((i + 1) / count) / alpha_bar(i / count), 0.999) for i in range(count)]
-        return torch.tensor(betas, dtype=torch.float32)
+        return torch.tensor(betas, dtype=torch.float32, device="cpu")
     raise ValueError(f"beta_schedule={name!r} is not known; use one of {', '.join(BETA_SCHEDULES)}.")
 
 
@@ -64,7 +64,7 @@ class NoiseSchedule:
     @classmethod
     def from_betas(cls, betas: Tensor | Sequence[float], *, zero_terminal_snr: bool = False) -> NoiseSchedule:
         """Build the schedule from `beta_t`, (T,), each in (0, 1)."""
-        betas = torch.as_tensor(betas, dtype=torch.float32)
+        betas = torch.as_tensor(betas, dtype=torch.float32, device="cpu")
         if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError("betas must be a non-empty list of numbers in (0, 1).")
         if zero_terminal_snr:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentgen.models.config import check_fields, per_level
+from latentgen.models.config import check_depth, check_fields, per_level
 from latentgen.models.model import Model
 from latentgen.nn.attention import SpatialAttention
 from latentgen.nn.resnet import Downsample, ResnetBlock, Upsample
@@ -39,7 +39,7 @@ class AutoencoderConfig:
     layers_per_block: int = 1
     latent_channels: int = 4
     norm_num_groups: int = 32
-    sample_size: int | tuple[int, ...] = 32
+    sample_size: int | tuple[int, int] = 32
     scaling_factor: float = 0.18215
     shift_factor: float | None = None
     force_upcast: bool = True
@@ -50,6 +50,7 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         levels = len(self.block_out_channels)
+        check_depth(levels, self.layers_per_block)
         for name, kinds, known in (
             ("down_block_types", self.down_block_types, "DownEncoderBlock2D"),
             ("up_block_types", self.up_block_types, "UpDecoderBlock2D"),

@@ -18,7 +18,11 @@ INERT_KEYS = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "_
 MOST_OF_ANY = 2**16
 MOST = {"layers_per_block": 64, "transformer_layers_per_block": 64}
 MOST_LEVELS = 16
-"""The most that is believed of a file: a count, a count of layers, and a list's length."""
+MOST_LAYERS = 1024
+"""The most that is believed of a file: a count, a count of layers, a list's length, and the layers of a whole network."""
+
+ABOVE_ZERO = {"norm_eps", "scaling_factor"}
+"""Numbers that something is divided by."""
 
 _WORDS = {
     int: "a whole number from 1 to MOST",
@@ -70,20 +74,49 @@ def check_fields(config: Any) -> None:
         value = getattr(config, name)
         kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         most = MOST.get(name, MOST_OF_ANY)
-        if not any(_is_a(value, kind, most) for kind in kinds):
-            words = " or ".join(_WORDS.get(kind) or f"a list of {_WORDS[get_args(kind)[0]]}" for kind in kinds)
-            raise ValueError(f"{name}={value!r} does not fit; it must be {words.replace('MOST', str(most))}.")
+        positive = name not in ABOVE_ZERO or (isinstance(value, int | float) and value > 0)
+        if not positive or not any(_is_a(value, kind, most) for kind in kinds):
+            words = " or ".join(_WORDS.get(kind) or _words_of_a_list(kind) for kind in kinds)
+            words = words.replace("MOST", str(most)) + (" above 0" if name in ABOVE_ZERO else "")
+            raise ValueError(f"{name}={value!r} does not fit; it must be {words}.")
+
+
+def _words_of_a_list(kind: Any) -> str:
+    each, *others = get_args(kind)
+    count = f" {1 + len(others)}, each" if others != [...] else ""
+    return f"a list of{count} {_WORDS[each]}"
 
 
 def _is_a(value: Any, kind: Any, most: int) -> bool:
     if get_origin(kind) is tuple:
-        each = get_args(kind)[0]
-        return isinstance(value, tuple) and 0 < len(value) <= MOST_LEVELS and all(_is_a(v, each, most) for v in value)
+        each, *others = get_args(kind)
+        lengths = range(1, MOST_LEVELS + 1) if others == [...] else [1 + len(others)]
+        return isinstance(value, tuple) and len(value) in lengths and all(_is_a(v, each, most) for v in value)
     if kind is int:
         return type(value) is int and 1 <= value <= most
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)
     return isinstance(value, kind)
+
+
+def check_depth(levels: int, layers: int, transformer_layers: int | None = None) -> None:
+    """Refuse a network of more layers than any has: each number may be small, and building their product take minutes.
+
+    Args:
+        levels: resolutions.
+        layers: `layers_per_block`, on the way down; there is one more on the way up.
+        transformer_layers: `transformer_layers_per_block`, after each of these; None for a network without.
+
+    Raises:
+        ValueError: naming the numbers.
+    """
+    count = levels * (2 * layers + 1) * (1 + (transformer_layers or 0))
+    if count > MOST_LAYERS:
+        attending = "" if transformer_layers is None else f", transformer_layers_per_block={transformer_layers}"
+        raise ValueError(
+            f"layers_per_block={layers}{attending} and {levels} levels make a network of {count} layers; at most "
+            f"{MOST_LAYERS} are believed. Correct the file, or use a smaller network."
+        )
 
 
 def write_config(config: Any, class_name: str) -> dict[str, Any]:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from latentgen.models.config import read_config, write_config
-from latentgen.runtime.device import resolve_device, resolve_dtype
+from latentgen.runtime.device import one_dtype, resolve_device, resolve_dtype
 from latentgen.weights.config_files import read_json, write_json
 from latentgen.weights.errors import WeightsError
+from latentgen.weights.hub import resolve_model
 from latentgen.weights.key_maps import rename_old_vae_attention
-from latentgen.weights.sharding import load_tensors, save_tensors
+from latentgen.weights.sharding import load_tensors, save_tensors, shard_limit
 from latentgen.weights.strict import fill
+from latentgen.weights.weight_files import check_variant
 
 C = TypeVar("C")
 STEM = "diffusion_pytorch_model"  # the name that the folder layout gives every network's weights
@@ -56,40 +58,64 @@ class Model(nn.Module, Generic[C]):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str],
+        path_or_hub_id: str | os.PathLike[str],
         *,
         subfolder: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        torch_dtype: str | torch.dtype | None = None,
         variant: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
     ) -> Self:
-        """Load the network from a folder that holds `config.json` and its weights.
+        """Load the network from a folder that holds `config.json` and its weights, or from the Hugging Face Hub.
 
         Args:
-            folder: the folder, or the model folder that has it as `subfolder`.
+            path_or_hub_id: the folder, or the model folder that has it as `subfolder`; or the Hub id of either, as
+                "stabilityai/sd-vae-ft-mse".
             subfolder: for example "unet".
             device: None is CUDA where there is one.
             dtype: None is float16 on CUDA, bfloat16 on a CPU that has it natively, float32 elsewhere.
+            torch_dtype: another name for `dtype`.
             variant: reads `diffusion_pytorch_model.{variant}.safetensors`.
+            revision: branch, tag or commit on the Hub.
+            cache_dir: where downloads are kept; None is the Hub's usual place.
+            local_files_only: never touch the network.
+            token: for models behind a login; None uses the one that `hf auth login` stored.
 
         Raises:
             WeightsError: naming the file and what does not fit, a config that this network cannot follow included.
+            ValueError: for an argument that breaks its rule.
         """
-        path = Path(folder) / subfolder if subfolder else Path(folder)
+        place = resolve_device(device)
+        kind = resolve_dtype(one_dtype(dtype, torch_dtype), place)
+        path = resolve_model(
+            path_or_hub_id,
+            subfolder=subfolder,
+            variant=variant,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        path = path / subfolder if subfolder else path
+        if not (path / "config.json").is_file() and (path / "model_index.json").is_file():
+            raise WeightsError(f"{path} is a whole model: name its component, for example subfolder='unet'.")
         mapping = read_json(path / "config.json")
         if mapping.get("_class_name", cls.__name__) != cls.__name__:
             raise WeightsError(
                 f"{path / 'config.json'} describes a {mapping['_class_name']}, not a {cls.__name__}: load it with the "
                 "class that it names, or correct model_index.json."
             )
-        device = resolve_device(device)
         try:
             with torch.device("meta"):
                 model = cls.from_config(mapping)
         except ValueError as error:
             raise WeightsError(f"{path / 'config.json'}: {error}") from error
         tensors: dict[str, Tensor] = rename_old_vae_attention(load_tensors(path, STEM, variant))
-        fill(model, tensors, dtype=resolve_dtype(dtype, device), device=device, source=str(path))
+        fill(model, tensors, dtype=kind, device=place, source=str(path))
         return model
 
     def save_pretrained(
@@ -97,9 +123,20 @@ class Model(nn.Module, Generic[C]):
         folder: str | os.PathLike[str],
         *,
         variant: str | None = None,
-        max_shard_size: int | str = "10GB",
+        max_shard_size: int | str | None = "10GB",
     ) -> None:
-        """Write `config.json` and the weights, in the layout that `from_pretrained` and diffusers read."""
+        """Write `config.json` and the weights, in the layout that `from_pretrained` and diffusers read.
+
+        Args:
+            folder: made if it is missing.
+            variant: goes into the names of the weight files; nothing is cast.
+            max_shard_size: bytes, or for example "5GB"; None is no limit.
+
+        Raises:
+            ValueError: for a size or a variant that is not one; nothing is written then.
+        """
+        check_variant(variant)
+        max_shard_size = shard_limit(max_shard_size)
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "config.json", write_config(self.config, type(self).__name__))

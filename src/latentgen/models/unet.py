@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentgen.models.config import check_fields, per_level
+from latentgen.models.config import check_depth, check_fields, per_level
 from latentgen.models.model import Model
 from latentgen.nn.attention import KeyValue, Transformer2D, TransformerBlock
 from latentgen.nn.embeddings import TimestepEmbedding, timestep_embedding
@@ -34,7 +34,7 @@ class UNetConfig:
         num_class_embeds: size of a class (or noise level) embedding that is added to the time embedding.
     """
 
-    sample_size: int | tuple[int, ...] | None = None
+    sample_size: int | tuple[int, int] | None = None
     in_channels: int = 4
     out_channels: int = 4
     flip_sin_to_cos: bool = True
@@ -56,6 +56,18 @@ class UNetConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         levels = len(self.block_out_channels)
+        check_depth(levels, self.layers_per_block, self.transformer_layers_per_block)
+        frequencies, odd = divmod(self.block_out_channels[0], 2)
+        if odd:
+            raise ValueError(
+                f"block_out_channels begins with {self.block_out_channels[0]}; it is the width of the timestep's embedding "
+                "too, half sines and half cosines, and must be even."
+            )
+        if not 0 <= self.freq_shift < frequencies:
+            raise ValueError(
+                f"freq_shift={self.freq_shift} does not fit; it must be at least 0 and below {frequencies}, half of the first "
+                "of block_out_channels: 0 in Stable Diffusion, 1 in DDPM."
+            )
         for name, types, known in (
             ("down_block_types", self.down_block_types, DOWN_BLOCKS),
             ("up_block_types", self.up_block_types, UP_BLOCKS),
@@ -228,7 +240,7 @@ class UNet2DConditionModel(Model[UNetConfig]):
             encoder_hidden_states: (B, S, cross_attention_dim).
             class_labels: (B,) integers, for networks with `num_class_embeds`.
         """
-        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        timesteps = torch.as_tensor(timestep, dtype=torch.float32, device=sample.device).reshape(-1)
         return self.denoise(
             sample, self.prepare_time(timesteps, class_labels), self.prepare_context(encoder_hidden_states)
         )

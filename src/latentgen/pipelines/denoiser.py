@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,8 @@ from latentgen.diffusion.guidance import guide
 from latentgen.diffusion.plan import Plan
 from latentgen.diffusion.prediction import Prediction, to_prediction
 from latentgen.models.unet import UNet2DConditionModel
+
+WILD = 1e3  # latents are noise of unit variance and a picture of about unit variance; beyond this something drove them away
 
 
 class Denoiser:
@@ -49,14 +53,14 @@ class Denoiser:
         self.context = unet.prepare_context(both.to(unet.dtype))
         shifts = unet.prepare_time(torch.tensor(plan.timesteps, dtype=torch.float32, device=unet.device))
         self.shifts = [[block[i : i + 1] for block in shifts] for i in range(len(plan))]
-        self._unread: list[tuple[int, Tensor]] = []
+        self._unread: list[tuple[int, Tensor, Tensor]] = []
 
     def __call__(self, latents: Tensor, i: int) -> Prediction:
         x = latents.to(self.unet.dtype)
         if self.guided:
             x = torch.cat([x, x])
         output = self.unet.denoise(x, self.shifts[i], self.context).float()
-        self._unread.append((i, output.isfinite().all()))
+        self._unread.append((i, output.isfinite().all(), latents.abs().amax()))
         if output.device.type == "cpu":
             self.check_outputs()
         if self.guided:
@@ -72,14 +76,23 @@ class Denoiser:
         Raises:
             FloatingPointError: naming the step and the component.
         """
-        flags = torch.stack([flag for _, flag in self._unread]).tolist() if self._unread else []
-        for (i, _), fine in zip(self._unread, flags, strict=True):
-            if not fine:
-                remedy = "check its weights, the embeddings and the latents"
-                if self.unet.dtype != torch.float32:
-                    remedy = f"load the pipeline with dtype='float32', or {remedy}"
-                raise FloatingPointError(
-                    f"the UNet (unet) gave values that are not finite at step {i}, counted from 0, of {len(self.plan)} "
-                    f"(timestep {self.plan.timesteps[i]:g}) in {self.unet.dtype}: {remedy}."
-                )
+        if self._unread and not all(torch.stack([fine for _, fine, _ in self._unread]).tolist()):
+            i, _, peak = next(record for record in self._unread if not record[1])
+            raise FloatingPointError(
+                f"the UNet (unet) gave values that are not finite at step {i}, counted from 0, of {len(self.plan)} "
+                f"(timestep {self.plan.timesteps[i]:g}) in {self.unet.dtype}: {self._remedy(float(peak))}."
+            )
         self._unread.clear()
+
+    def _remedy(self, peak: float) -> str:
+        """What to look at when the UNet broke on latents of which the largest was `peak`."""
+        if not peak <= WILD:  # NaN is not
+            reached = (
+                f"had grown to {peak:.3g}, far beyond what a UNet is trained on"
+                if math.isfinite(peak)
+                else "were not finite"
+            )
+            guidance = f"lower guidance_scale={self.scale:g}, or " if self.guided else ""
+            return f"the latents that it was given {reached}; {guidance}check the scheduler and the callback"
+        remedy = "check its weights"
+        return remedy if self.unet.dtype == torch.float32 else f"load the pipeline with dtype='float32', or {remedy}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
-from latentgen.schedulers import SCHEDULERS
+from latentgen.runtime.warn import warn_user
+from latentgen.schedulers import SCHEDULERS, Scheduler
+from latentgen.schedulers.config import keys_not_said
+from latentgen.schedulers.scheduler import CONFIG_NAME
 from latentgen.text import load_clip_text_encoder, load_clip_tokenizer, save_text_encoder, save_tokenizer
 from latentgen.weights.config_files import component_path, read_json, write_json
 from latentgen.weights.errors import WeightsError
@@ -30,15 +34,64 @@ class How:
     variant: str | None
 
 
+OF_LATENTS: dict[str, Any] = {"steps_offset": 1, "clip_sample": False}
+"""What a latent model's scheduler config means by leaving these out. The classes' own defaults are those of pixels; diffusers
+corrects them when it puts a pipeline together, and older files rely on that."""
+
+
 def _scheduler(name: str) -> Callable[[Path, How], Any]:
     def load(folder: Path, how: How) -> Any:
+        path = folder / CONFIG_NAME
+        config = read_json(path)
         try:
-            return SCHEDULERS[name].from_pretrained(folder)
-        except (FileNotFoundError, ValueError) as error:
-            said = str(error)
-            raise WeightsError(said if str(folder) in said else f"{folder}: {said}") from error
+            left_out = keys_not_said(config) | {key for key, value in config.items() if value is None}
+            said = {key: config[key] for key in OF_LATENTS if key in config and key not in left_out}
+            marked = [key for key in config.get("_use_default_values") or () if key not in OF_LATENTS]
+            scheduler = SCHEDULERS[name].from_config(config | OF_LATENTS | said | {"_use_default_values": marked})
+        except ValueError as error:
+            raise WeightsError(f"{path}: {error}") from error
+        _warn_of_other_values(path, scheduler, said)
+        return scheduler
 
     return load
+
+
+def _warn_of_other_values(path: Path, scheduler: Scheduler, said: Mapping[str, Any]) -> None:
+    """Tell once of what the file says, and diffusers would not do, for a latent model."""
+    wrong = []
+    if said.get("steps_offset", 1) != 1 and scheduler.plan(1) != replace(scheduler, steps_offset=1).plan(1):
+        wrong.append("steps_offset")
+    if said.get("clip_sample"):
+        wrong.append("clip_sample")
+    if wrong:
+        theirs = {key: OF_LATENTS[key] for key in wrong}
+        warn_user(
+            f"{path} says {' and '.join(f'{key}={said[key]!r}' for key in wrong)}, unusual for a latent model, and is followed; "
+            f"diffusers puts {' and '.join(f'{key} to {value!r}' for key, value in theirs.items())}. To do so too, change the "
+            f"file, or use pipe.scheduler = type(pipe.scheduler).from_config({{**pipe.scheduler.config, **{theirs!r}}})."
+        )
+
+
+def _save_scheduler(scheduler: Scheduler, folder: Path) -> None:
+    """Write what `_scheduler` reads as the same scheduler: a class's default that is no latent model's, too."""
+    own = {key: getattr(scheduler, key) for key in OF_LATENTS if hasattr(scheduler, key)}
+    said = {key: value for key, value in own.items() if value != OF_LATENTS[key]}
+    write_json(folder / CONFIG_NAME, {"_class_name": type(scheduler).__name__, **scheduler.config, **said})
+
+
+def _unet(folder: Path, how: How) -> Any:
+    unet = UNet2DConditionModel.from_pretrained(folder, device=how.device, dtype=how.dtype, variant=how.variant)
+    size = unet.config.sample_size
+    version = read_json(folder / "config.json").get("_diffusers_version")
+    if isinstance(size, int) and size < 64 and _is_before_0_9(version):
+        # The first published models say 32 and were trained on 64; diffusers believes no smaller size of that time.
+        unet.config = replace(unet.config, sample_size=64)
+    return unet
+
+
+def _is_before_0_9(version: Any) -> bool:
+    numbers = re.match(r"v?(\d+)(?:\.(\d+))?", version) if isinstance(version, str) else None
+    return numbers is not None and (int(numbers[1]), int(numbers[2] or 0)) < (0, 9)
 
 
 def _text_encoder(folder: Path, how: How) -> Any:
@@ -49,9 +102,7 @@ LOADERS: dict[tuple[str, str], Callable[[Path, How], Any]] = {
     ("diffusers", "AutoencoderKL"): lambda folder, how: AutoencoderKL.from_pretrained(
         folder, device=how.device, dtype=how.dtype, variant=how.variant
     ),
-    ("diffusers", "UNet2DConditionModel"): lambda folder, how: UNet2DConditionModel.from_pretrained(
-        folder, device=how.device, dtype=how.dtype, variant=how.variant
-    ),
+    ("diffusers", "UNet2DConditionModel"): _unet,
     ("transformers", "CLIPTextModel"): _text_encoder,
     ("transformers", "CLIPTokenizer"): lambda folder, how: load_clip_tokenizer(folder),
     ("transformers", "CLIPTokenizerFast"): lambda folder, how: load_clip_tokenizer(folder),
@@ -96,14 +147,24 @@ def load_components(folder: Path, index: Mapping[str, Any], given: Mapping[str, 
                 f"{folder / INDEX} has no {name} (found {entry!r}): fetch the whole model, or pass {name}=..."
             )
         if (entry[0], entry[1]) not in LOADERS:
+            supported = [cls for _, cls in LOADERS if (cls in SCHEDULERS) == (name == "scheduler")]
             raise WeightsError(
                 f"{folder / INDEX} names {entry[0]}.{entry[1]} as {name}, which is not supported; supported are "
-                f"{', '.join(sorted(cls for _, cls in LOADERS))}."
+                f"{', '.join(sorted(supported))}. {_remedy(folder, name)}"
             )
         loaders[name] = LOADERS[entry[0], entry[1]]
         if not component_path(folder, name).is_dir():
             raise WeightsError(f"{folder} lacks the folder {name}, which {INDEX} promises: fetch the whole model.")
     return {name: loaders[name](folder / name, how) if name in loaders else given[name] for name in given}
+
+
+def _remedy(folder: Path, name: str) -> str:
+    if name != "scheduler":
+        return f"Use a model made of these, or pass {name}=..."
+    return (
+        "Pass one of these as scheduler=..., with the model's settings: "
+        f"scheduler=DPMSolverMultistepScheduler.from_pretrained({str(folder / name)!r})."
+    )
 
 
 def save_components(
@@ -132,5 +193,5 @@ def _saver(component: Any, variant: str | None, max_shard_size: int | str) -> tu
     if name == "CLIPTokenizer":
         return "transformers", lambda p: save_tokenizer(component, p)
     if name in SCHEDULERS:
-        return "diffusers", component.save_pretrained
+        return "diffusers", lambda p: _save_scheduler(component, p)
     return "diffusers", lambda p: component.save_pretrained(p, variant=variant, max_shard_size=max_shard_size)

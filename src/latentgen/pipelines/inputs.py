@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
-import sys
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -13,33 +13,74 @@ from torch import Tensor
 
 from latentgen.diffusion.noise import MAX_SEED
 
+MOST_PIXELS = 2**15
+"""The longest side of a picture that is believed to be meant: no memory holds a larger one."""
+
+
+def is_whole(value: Any) -> bool:
+    """An integer of Python or NumPy, and not a bool (True would count as 1)."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def plain_number(value: Any) -> Any:
+    """An integer of NumPy as one of Python; anything else as it is, for whoever checks it."""
+    return int(value) if is_whole(value) else value
+
+
+def as_list(value: Any) -> list[Any] | None:
+    """A sequence or a one-dimensional array as a list of Python objects; None for anything else, a text included."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return list(value)
+    if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
+        return list(value.tolist())
+    return None
+
 
 def check_number(name: str, value: Any, low: float, high: float | None = None) -> float:
     """A finite number in [low, high] (no upper end if `high` is None), as a float."""
     rule = f"a number from {low} to {high}" if high is not None else f"a finite number of at least {low}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name}={value!r} is a {type(value).__name__}; it must be {rule}.")
-    too_large = isinstance(value, int) and abs(value) > sys.float_info.max
-    if too_large or not math.isfinite(value) or value < low or (high is not None and value > high):
+    try:
+        number = float(value)
+    except OverflowError:  # an int of Python may be larger than any float
+        number = math.inf
+    if not math.isfinite(number) or number < low or (high is not None and number > high):
         raise ValueError(f"{name}={value!r} must be {rule}.")
-    return float(value)
+    return number
 
 
 def check_count(name: str, value: Any) -> int:
     """A whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
-    return value
+    return int(value)
 
 
 def check_component(name: str, value: Any, kind: str) -> None:
-    """An object of the class `kind` ("library.Class") or one derived from it, by name: no library is imported for this."""
+    """An object of the class `kind` or one derived from it, by name: no library is imported for this.
+
+    Args:
+        name: the component, for the error.
+        value: the object.
+        kind: the class as users import it, "library.Class" or "library.module.Class".
+    """
 
     def full_name(cls: type) -> str:
         return f"{cls.__module__.split('.')[0]}.{cls.__name__}"
 
-    if kind not in map(full_name, type(value).__mro__):
+    library, *_, short = kind.split(".")
+    if f"{library}.{short}" not in map(full_name, type(value).__mro__):
         raise ValueError(f"{name} is a {full_name(type(value))}; it must be a {kind}.")
+
+
+def check_absent(name: str, value: Any) -> None:
+    """None, for a component that code for other libraries names and that does not exist here."""
+    if value is not None:
+        raise ValueError(
+            f"{name}={value!r} cannot be used: pictures are not checked or filtered here. Leave it out, and run a checker of "
+            "your own on the pictures."
+        )
 
 
 def check_finite(values: Tensor, what: str, remedy: str) -> None:
@@ -60,8 +101,11 @@ def check_side(name: str, value: int | None, default: int | None, factor: int) -
         if default is None:
             raise ValueError(f"{name} must be given: the model's config does not say what size it was trained on.")
         return default
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_whole(value):
         raise ValueError(f"{name}={value!r} must be a whole number of pixels.")
+    value = int(value)
+    if value > MOST_PIXELS:
+        raise ValueError(f"{name}={value} is too large for a picture; it must be at most {MOST_PIXELS} pixels.")
     if value <= 0 or value % factor:
         below = value // factor * factor
         good = f"{below} or {below + factor}" if below > 0 else f"{factor}"
@@ -73,15 +117,29 @@ def check_side(name: str, value: int | None, default: int | None, factor: int) -
 
 
 def check_prompts(prompt: Any, name: str = "prompt") -> list[str]:
-    """One prompt or a list of them, as a list."""
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, list | tuple) or not prompts or not all(isinstance(p, str) for p in prompts):
+    """One prompt, or a sequence or array of them, as a list."""
+    prompts = [prompt] if isinstance(prompt, str) else as_list(prompt)
+    if not prompts or not all(isinstance(p, str) for p in prompts):
         raise ValueError(f"{name}={prompt!r} must be a text or a non-empty list of texts; '' is the empty prompt.")
-    return list(prompts)
+    return prompts
 
 
-def check_tensor(name: str, value: Any, shape: Sequence[int | None], device: torch.device) -> Tensor:
-    """A floating-point tensor of `shape` (None fits any length from 1) on `device`."""
+def check_tensor(
+    name: str, value: Any, shape: Sequence[int | None], device: torch.device, finite_in: torch.dtype | None = None
+) -> Tensor:
+    """A floating-point tensor of `shape` (None fits any length from 1) on `device`.
+
+    Args:
+        name: the argument, for errors.
+        value: what was given.
+        shape: what it must be.
+        device: where it must be.
+        finite_in: the dtype that it will be cast to, in which every value must be finite; None does not look (on a GPU,
+            looking waits for it).
+
+    Returns:
+        The tensor as it was given.
+    """
     wanted = f"({', '.join('any' if n is None else str(n) for n in shape)})"
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is a {type(value).__name__}; it must be a tensor of shape {wanted}.")
@@ -97,6 +155,10 @@ def check_tensor(name: str, value: Any, shape: Sequence[int | None], device: tor
             f"{name} of shape {tuple(value.shape)} is on {value.device} and the pipeline on {device}: "
             f"use {name}.to({str(device)!r})."
         )
+    if finite_in is not None and not bool(value.to(finite_in).isfinite().all()):
+        raise ValueError(
+            f"{name} of shape {tuple(value.shape)} has values that are not finite in {finite_in}; all must be."
+        )
     return value
 
 
@@ -104,26 +166,26 @@ def resolve_seeds(seed: Any, generator: Any, count: int) -> list[int]:
     """A seed for each of `count` images.
 
     Args:
-        seed: an int s for s, s + 1, ...; a list with one for each; None for random ones.
+        seed: an int s for s, s + 1, ...; a sequence or array with one for each; None for random ones.
         generator: instead of `seed`, a `torch.Generator` (or a list with one for each image) that seeds are drawn from.
     """
     if seed is not None and generator is not None:
         raise ValueError("seed and generator were both given; give one of them.")
     if generator is not None:
-        generators = [generator] * count if isinstance(generator, torch.Generator) else generator
-        if not isinstance(generators, list | tuple) or not all(isinstance(g, torch.Generator) for g in generators):
+        generators = [generator] * count if isinstance(generator, torch.Generator) else as_list(generator)
+        if generators is None or not all(isinstance(g, torch.Generator) for g in generators):
             raise ValueError(f"generator={generator!r} must be a torch.Generator, or a list of them.")
         if len(generators) != count:
             raise ValueError(f"generator has {len(generators)} entries; this call makes {count} images.")
         return [int(torch.randint(2**63 - 1, (), generator=g, device=g.device)) for g in generators]
     if seed is None:
         return [secrets.randbits(32) for _ in range(count)]
-    seeds = [seed + k for k in range(count)] if isinstance(seed, int) and not isinstance(seed, bool) else seed
-    if not isinstance(seeds, list | tuple):
+    seeds = [int(seed) + k for k in range(count)] if is_whole(seed) else as_list(seed)
+    if seeds is None:
         raise ValueError(f"seed={seed!r} must be a whole number or a list of them.")
     if len(seeds) != count:
         raise ValueError(f"seed has {len(seeds)} entries; this call makes {count} images.")
     for value in seeds:
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEED:
+        if not is_whole(value) or not 0 <= value <= MAX_SEED:
             raise ValueError(f"seed={value!r} must be a whole number from 0 to {MAX_SEED}.")
-    return list(seeds)
+    return [int(value) for value in seeds]

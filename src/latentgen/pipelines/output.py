@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.runtime.warn import warn_user
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 OUTPUT_TYPES: tuple[OutputType, ...] = ("pil", "np", "pt", "latent")
@@ -48,15 +48,16 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, bool]:
     broken = ~pixels.isfinite().flatten(1).all(dim=1)
     retried = vae.dtype != torch.float32 and bool(broken.any())
     if retried:
-        warnings.warn(f"the decoder (vae) overflowed in {vae.dtype} and is run again in float32.", stacklevel=5)
+        warn_user(f"the decoder (vae) overflowed in {vae.dtype} and is run again in float32.")
         # A copy is cast, for this one use: the component itself stays as it is, for other threads too.
         twin = copy.deepcopy(vae, {id(vae.encoder): None}).float()
         pixels[broken] = twin.decode(z[broken].float())
         broken = ~pixels.isfinite().flatten(1).all(dim=1)
     if bool(broken.any()):
+        first = int(broken.int().argmax())
         raise FloatingPointError(
-            f"the decoder (vae) gave values that are not finite for image {int(broken.int().argmax())}, in float32: "
-            "check its weights."
+            f"the decoder (vae) gave values that are not finite for image {first}, in float32, for latents of up to "
+            f"{float(latents[first].abs().amax()):.3g} (about 4 is usual): check its weights, or what drove the latents there."
         )
     return (pixels / 2 + 0.5).clamp(0, 1), retried
 

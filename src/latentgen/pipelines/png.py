@@ -11,22 +11,23 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from latentgen.weights.atomic import replacing
+
 KEY = "latentgen"
 
 
 def save_png(picture: Image.Image, path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
-    """Write a PNG with `record`, as JSON in an international text chunk named "latentgen".
+    """Write a PNG in one step, with `record` as JSON in an international text chunk named "latentgen".
 
     Args:
         picture: the picture.
         path: where; its folder is made if it is missing.
         record: what is needed to make the picture again: prompt, seed, settings, model, version.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     info = PngInfo()
     info.add_itxt(KEY, json.dumps(dict(record), ensure_ascii=False))
-    picture.save(path, format="PNG", pnginfo=info)
+    with replacing(Path(path)) as fresh:
+        picture.save(fresh, format="PNG", pnginfo=info)
 
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:

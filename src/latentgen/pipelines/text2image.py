@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -18,20 +17,22 @@ from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.denoiser import Denoiser
 from latentgen.pipelines.inputs import (
+    check_absent,
     check_choice,
-    check_component,
     check_count,
     check_finite,
     check_number,
     check_prompts,
     check_side,
     check_tensor,
+    plain_number,
     resolve_seeds,
 )
 from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, make_output
 from latentgen.pipelines.pipeline import Pipeline
+from latentgen.runtime.warn import warn_user
 from latentgen.schedulers import DDIMScheduler, Scheduler, scheduler_by_name
-from latentgen.text import encode_prompts
+from latentgen.text import check_clip_skip, encode_prompts
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -48,7 +49,13 @@ class Text2ImagePipeline(Pipeline):
     A pipeline holds no state of a call: any number of threads may call one at the same time.
     """
 
-    component_names: ClassVar[tuple[str, ...]] = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    component_kinds: ClassVar[dict[str, str]] = {
+        "vae": "latentgen.AutoencoderKL",
+        "text_encoder": "transformers.CLIPTextModel",
+        "tokenizer": "transformers.CLIPTokenizer",
+        "unet": "latentgen.UNet2DConditionModel",
+        "scheduler": "latentgen.schedulers.Scheduler",
+    }
     folder_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 
     def __init__(
@@ -65,14 +72,11 @@ class Text2ImagePipeline(Pipeline):
         Raises:
             ValueError: if they do not fit one another.
         """
-        for name, component, kind in (
-            ("vae", vae, "latentgen.AutoencoderKL"),
-            ("text_encoder", text_encoder, "transformers.CLIPTextModel"),
-            ("tokenizer", tokenizer, "transformers.CLIPTokenizer"),
-            ("unet", unet, "latentgen.UNet2DConditionModel"),
-            ("scheduler", scheduler, "latentgen.Scheduler"),
-        ):
-            check_component(name, component, kind)
+        self.vae = vae
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.unet = unet
+        self.scheduler = scheduler
         channels, given = vae.config.latent_channels, unet.config.in_channels
         if given == 9:
             raise ValueError("the UNet has 9 input channels: it is an inpainting model, which InpaintPipeline loads.")
@@ -88,11 +92,6 @@ class Text2ImagePipeline(Pipeline):
                 f"the UNet wants class labels (num_class_embeds={unet.config.num_class_embeds}), which text to image does "
                 "not have: it is of another task."
             )
-        self.vae = vae
-        self.text_encoder = text_encoder
-        self.tokenizer = tokenizer
-        self.unet = unet
-        self.scheduler = scheduler
 
     @classmethod
     def from_pretrained(
@@ -112,6 +111,9 @@ class Text2ImagePipeline(Pipeline):
         tokenizer: CLIPTokenizer | None = None,
         unet: UNet2DConditionModel | None = None,
         scheduler: Scheduler | None = None,
+        safety_checker: None = None,
+        feature_extractor: None = None,
+        requires_safety_checker: bool | None = None,
     ) -> Self:
         """Load a model folder.
 
@@ -126,12 +128,18 @@ class Text2ImagePipeline(Pipeline):
             cache_dir: where downloads are kept; None is the Hub's usual place.
             local_files_only: never touch the network.
             token: for models behind a login; True uses the one that `hf auth login` stored.
-            vae, text_encoder, tokenizer, unet, scheduler: used instead of the folder's own.
+            vae, text_encoder, tokenizer, unet, scheduler: used instead of the folder's own. A network is moved to `device`,
+                as by its `.to(device)`, and keeps its dtype.
+            safety_checker, feature_extractor, requires_safety_checker: None (or False) has no effect, as there is none here;
+                accepted because code for other libraries says so. Anything else is an error.
 
         Raises:
             WeightsError: naming the file, the key or class and the remedy. Nothing is half-loaded.
             ValueError: for arguments out of range and components that do not fit.
         """
+        check_absent("safety_checker", safety_checker)
+        check_absent("feature_extractor", feature_extractor)
+        check_absent("requires_safety_checker", requires_safety_checker or None)
         return cls._load(
             path_or_hub_id,
             device=device,
@@ -201,16 +209,16 @@ class Text2ImagePipeline(Pipeline):
 
         Raises:
             ValueError: for an argument that breaks its rule.
-            FloatingPointError: if the UNet or the decoder gives values that are not finite.
+            FloatingPointError: if the text encoder, the UNet or the decoder gives values that are not finite.
         """
+        self._check_devices()
         check_choice("output_type", output_type, OUTPUT_TYPES)
         if callback_on_step_end is not None and not callable(callback_on_step_end):
             raise ValueError(f"callback_on_step_end={callback_on_step_end!r} must be a function of four arguments.")
-        guidance_scale = check_number("guidance_scale", guidance_scale, 0)
-        guidance_rescale = check_number("guidance_rescale", guidance_rescale, 0, 1)
+        guidance_scale, guidance_rescale = self._guidance(guidance_scale, guidance_rescale)
         per_prompt = check_count("num_images_per_prompt", num_images_per_prompt)
         solver = self._solver(scheduler, eta)
-        plan = solver.plan(num_inference_steps)
+        plan = solver.plan(plain_number(num_inference_steps))
         shape = self._latent_shape(height, width)
         positive, negative = self._embeddings(
             prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=guidance_scale != 1
@@ -221,7 +229,7 @@ class Text2ImagePipeline(Pipeline):
         if latents is None:
             latents = noise.initial
         else:
-            latents = check_tensor("latents", latents, (count, *shape), self.device).float()
+            latents = check_tensor("latents", latents, (count, *shape), self.device, torch.float32).float()
 
         denoiser = Denoiser(
             self.unet,
@@ -245,6 +253,14 @@ class Text2ImagePipeline(Pipeline):
             latents, "the latents after the last step", "check the callback that replaced them, or the scheduler"
         )
         return make_output(self.vae, latents, output_type, seeds)
+
+    def _guidance(self, scale: float, rescale: float) -> tuple[float, float]:
+        """The two numbers of guidance, checked."""
+        scale = check_number("guidance_scale", scale, 0)
+        rescale = check_number("guidance_rescale", rescale, 0, 1)
+        if scale == 1 and rescale:
+            warn_user("guidance_scale=1 runs without guidance: guidance_rescale has no effect.")
+        return scale, rescale
 
     def _solver(self, scheduler: Scheduler | str | None, eta: float) -> Scheduler:
         """The call's scheduler, with its eta."""
@@ -287,48 +303,56 @@ class Text2ImagePipeline(Pipeline):
             raise ValueError("give prompt or prompt_embeds, one of them; prompt='' draws without a condition.")
         if negative_prompt is not None and negative_prompt_embeds is not None:
             raise ValueError("negative_prompt and negative_prompt_embeds were both given; give one of them.")
-
-        def encode(texts: list[str]) -> Tensor:
-            return encode_prompts(self.tokenizer, self.text_encoder, texts, clip_skip=clip_skip)
-
-        width = self.unet.config.cross_attention_dim
+        skip = check_clip_skip(self.text_encoder, clip_skip)
+        if skip and prompt_embeds is not None and (negative_prompt_embeds is not None or not guided):
+            warn_user("clip_skip has no effect: embeddings were given, and no text is encoded.")
         if prompt_embeds is None:
-            positive = encode(check_prompts(prompt))
+            positive = encode_prompts(self.tokenizer, self.text_encoder, check_prompts(prompt), clip_skip=skip)
         else:
-            positive = check_tensor("prompt_embeds", prompt_embeds, (None, None, width), self.device)
-        count, tokens, _ = positive.shape
+            shape = (None, None, self.unet.config.cross_attention_dim)
+            positive = check_tensor("prompt_embeds", prompt_embeds, shape, self.device, self.dtype)
         texts = check_prompts("" if negative_prompt is None else negative_prompt, "negative_prompt")
-        if len(texts) not in (1, count):
-            raise ValueError(f"negative_prompt has {len(texts)} entries; there must be 1 or {count}, as of prompts.")
-        if not guided:
-            if negative_prompt is not None or negative_prompt_embeds is not None:
-                warnings.warn(
-                    "guidance_scale=1 runs without guidance: the negative prompt has no effect.", stacklevel=4
-                )
-            return positive, None
-        if negative_prompt_embeds is not None:
-            shape = (count, tokens, width)
-            negative = check_tensor("negative_prompt_embeds", negative_prompt_embeds, shape, self.device)
-        else:
-            negative = encode(texts).expand(count, -1, -1)
-        if negative.shape[1] != tokens:
+        if len(texts) not in (1, len(positive)):
+            raise ValueError(
+                f"negative_prompt has {len(texts)} entries; there must be 1 or {len(positive)}, as of prompts."
+            )
+        if guided:
+            return positive, self._negative_embeddings(positive, texts, negative_prompt_embeds, skip)
+        if negative_prompt is not None or negative_prompt_embeds is not None:
+            warn_user("guidance_scale=1 runs without guidance: the negative prompt has no effect.")
+        return positive, None
+
+    def _negative_embeddings(self, positive: Tensor, texts: list[str], given: Tensor | None, skip: int) -> Tensor:
+        """Embeddings of the shape and dtype of `positive`: those given, or of one text for all or one for each."""
+        if given is not None:
+            check_tensor("negative_prompt_embeds", given, positive.shape, self.device, self.dtype)
+            return given.to(positive.dtype)
+        negative = encode_prompts(self.tokenizer, self.text_encoder, texts, clip_skip=skip)
+        negative = negative.expand(len(positive), -1, -1)
+        if negative.shape != positive.shape:
             raise ValueError(
                 f"prompt_embeds has shape {tuple(positive.shape)} and the negative prompt's {tuple(negative.shape)}; "
                 "they must have equal lengths: give negative_prompt_embeds too."
             )
-        return positive, negative.to(positive.dtype)
+        return negative.to(positive.dtype)
 
     def _call_back(self, callback: Callback, event: StepEvent) -> Tensor:
         """Show the caller a step; what comes back may replace the latents."""
         step, timestep, latents = event
         shown: float = int(timestep) if float(timestep).is_integer() else timestep
         returned: Any = callback(self, step, shown, {"latents": latents})
-        if returned is not None and not isinstance(returned, Mapping):
+        if returned is None:
+            return latents
+        if not isinstance(returned, Mapping):
             raise ValueError(
                 f"callback_on_step_end returned a {type(returned).__name__}; it must return None or a dictionary, in which "
                 '"latents" replaces the latents.'
             )
-        if returned is None or "latents" not in returned:
+        if unknown := [key for key in returned if key != "latents"]:
+            raise ValueError(
+                f"callback_on_step_end returned {', '.join(map(repr, unknown))}; only 'latents' can be replaced."
+            )
+        if "latents" not in returned:
             return latents
         replaced = check_tensor("the callback's latents", returned["latents"], latents.shape, latents.device)
         return replaced.float()

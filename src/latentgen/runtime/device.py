@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from pathlib import Path
 
 import torch
+
+from latentgen.runtime.warn import warn_user
 
 DTYPE_NAMES = {
     "float16": torch.float16,
@@ -52,7 +53,19 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         raise ValueError(
             'device="mps" was asked for, but this machine has no Apple GPU that PyTorch can use: use "cpu".'
         )
-    return _existing_cuda_device(resolved) if resolved.type == "cuda" else resolved
+    if resolved.type == "cpu":
+        return torch.device("cpu")  # without an index, as tensors on it have none
+    return _existing_cuda_device(resolved) if resolved.type == "cuda" else _usable(resolved)
+
+
+def _usable(device: torch.device) -> torch.device:
+    """The device, if this PyTorch can put a tensor there: most of the kinds that it names need a build of their own."""
+    try:
+        return torch.empty(0, device=device).device
+    except Exception as error:  # AssertionError, RuntimeError, NotImplementedError: each kind has its own
+        raise ValueError(
+            f'device="{device}" was asked for, but this PyTorch cannot use it: use "cpu", or None to have one chosen.'
+        ) from error
 
 
 def _existing_cuda_device(device: torch.device) -> torch.device:
@@ -71,6 +84,13 @@ def _existing_cuda_device(device: torch.device) -> torch.device:
     if index >= count:
         raise ValueError(f'device="{device}" was asked for, but there are {count} CUDA devices: use 0 to {count - 1}.')
     return torch.device("cuda", index)
+
+
+def one_dtype(dtype: str | torch.dtype | None, torch_dtype: str | torch.dtype | None) -> str | torch.dtype | None:
+    """What was given under either of the two names that users know for it."""
+    if dtype is not None and torch_dtype is not None:
+        raise ValueError("dtype and torch_dtype were both given; they mean the same: give dtype.")
+    return dtype if dtype is not None else torch_dtype
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
@@ -94,13 +114,17 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
             f"dtype={dtype!r} is not a format that networks run in. Allowed: {', '.join(DTYPE_NAMES)}, the torch.dtype "
             "of that name, or None to have one chosen."
         )
-    if resolved == torch.float16 and device.type == "cpu":
-        warnings.warn(
-            "dtype=float16 on a CPU is about a thousand times slower than float32, as CPUs have no such arithmetic: "
-            "use bfloat16 or float32, or dtype=None to have one chosen. Files in float16 are converted on loading.",
-            stacklevel=2,
-        )
+    warn_of_slow_dtype(resolved, device)
     return resolved
+
+
+def warn_of_slow_dtype(dtype: torch.dtype, device: torch.device) -> None:
+    """Warn the user if networks are to run in float16 on a CPU."""
+    if dtype == torch.float16 and device.type == "cpu":
+        warn_user(
+            "dtype=float16 on a CPU is about a thousand times slower than float32, as CPUs have no such arithmetic: "
+            "use bfloat16 or float32, or dtype=None to have one chosen. Files in float16 are converted on loading."
+        )
 
 
 @cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from latentgen.diffusion.noise_schedule import BETA_SCHEDULES
@@ -17,12 +18,21 @@ Rule = tuple[str, Callable[[Any], bool]]
 
 
 def is_whole(value: Any) -> bool:
-    """True for an integer that is not a bool (True would count as 1)."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """True for an integer of Python or NumPy that is not a bool (True would count as 1)."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy as one of Python, and a list or an array as a tuple of such; anything else as it is."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(map(plain, value))
+    return value
 
 
 def _one_of(*allowed: Any) -> Rule:
@@ -36,10 +46,16 @@ _BETA: Rule = ("a number between 0 and 1", lambda value: _is_number(value) and 0
 _WHOLE: Rule = ("a whole number of at least 1", lambda value: is_whole(value) and value >= 1)
 _POSITIVE: Rule = ("a number above 0", lambda value: _is_number(value) and value > 0)
 
+MOST_TIMESTEPS = 2**16
+"""The longest noise schedule that is believed of a file; those in use have 1000."""
+
 SPACINGS = ("leading", "linspace", "trailing")
 
 RULES: dict[str, Rule] = {
-    "num_train_timesteps": _WHOLE,
+    "num_train_timesteps": (
+        f"a whole number from 1 to {MOST_TIMESTEPS}",
+        lambda value: is_whole(value) and 1 <= value <= MOST_TIMESTEPS,
+    ),
     "beta_start": _BETA,
     "beta_end": _BETA,
     "beta_schedule": _one_of(*BETA_SCHEDULES),
@@ -129,6 +145,9 @@ RENAMED: dict[str, dict[str, str]] = {
 }
 """Values that the files of related solvers (DEIS, UniPC) have, and what DPM-Solver makes of them."""
 
+UNIPC = ("bh1", "bh2")
+"""`solver_type`s of a solver with a corrector."""
+
 
 def sort_keys(
     class_name: str, own: Collection[str], config: Mapping[str, Any]
@@ -141,13 +160,17 @@ def sort_keys(
         config: the file's content, or another scheduler's `config`.
 
     Returns:
-        The values of the class's own fields, the keys that it only carries for other schedulers, the unknown keys.
+        The values of the class's own fields, the keys that it only carries for other schedulers, and what a user should
+        be warned of.
 
     Raises:
         ValueError: for a value that asks this class for what is not implemented.
     """
-    defaulted = set(config.get("_use_default_values") or ())  # diffusers' mark for "the file did not say this"
-    mine, carried, unknown = {}, {}, []
+    defaulted = keys_not_said(config)
+    mine: dict[str, Any] = {}
+    carried: dict[str, Any] = {}
+    unknown: list[str] = []
+    renamed: dict[str, str] = {}
     for key, value in config.items():
         if key.startswith("_") or key in defaulted:
             continue
@@ -159,9 +182,41 @@ def sort_keys(
             )
         if key in own:
             if value is not None or key == "trained_betas":  # null elsewhere means "not given"
-                mine[key] = RENAMED.get(key, {}).get(value, value) if isinstance(value, str) else value
+                mine[key] = value
+            if isinstance(value, str) and value in RENAMED.get(key, {}):
+                mine[key] = renamed[key] = RENAMED[key][value]
         elif key in RULES or key in NEUTRAL or key in INERT:
             carried[key] = value
         else:
             unknown.append(key)
-    return mine, carried, unknown
+    remarks = []
+    if unknown:
+        remarks.append(
+            f"{class_name} does not know {', '.join(map(repr, unknown))} and ignores it; "
+            "remove the key from the config, or look for a slip in its spelling."
+        )
+    if renamed:
+        remarks.append(
+            f"{class_name} does not implement {_listed({key: config[key] for key in renamed})} and takes {_listed(renamed)} "
+            "instead: the config is of a related solver, whose pictures differ a little."
+            + (" UniPC's corrector is left out." if config.get("solver_type") in UNIPC else "")
+        )
+    return mine, carried, remarks
+
+
+def keys_not_said(config: Mapping[str, Any]) -> set[str]:
+    """The keys that a config of diffusers holds although its file did not say them: it marks those.
+
+    Raises:
+        ValueError: if the mark is not a list of names.
+    """
+    marked = config.get("_use_default_values") or ()
+    if not isinstance(marked, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in marked):
+        raise ValueError(
+            f"_use_default_values={marked!r} does not fit; it must be a list of field names. Remove it from the config."
+        )
+    return set(marked)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in values.items())

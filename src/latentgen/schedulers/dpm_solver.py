@@ -33,7 +33,8 @@ class DPMSolverMultistepScheduler(Scheduler):
         solver_type: of order 2: "midpoint", or "heun" (weights by an exact integral).
         lower_order_final: with fewer than 15 steps, take the last step with order 1 and the one before with at most 2.
         euler_at_final: take the last step with order 1.
-        use_karras_sigmas: noise levels as in Karras et al. 2022, eq. 5, over the whole trained range.
+        use_karras_sigmas: noise levels as in Karras et al. 2022, eq. 5, over the whole trained range; with zero terminal
+            SNR that is pure noise, then the levels from the second of `timestep_spacing` on.
         final_sigmas_type: "zero": end on clean latents; "sigma_min": at the lowest trained noise level.
     """
 
@@ -48,16 +49,15 @@ class DPMSolverMultistepScheduler(Scheduler):
 
     def _plan(self, n: int) -> Plan:
         table, trained = noise_levels(self.schedule), self.num_train_timesteps
+        # "leading" and "linspace" lay n + 1 timesteps, and the final level takes the place of the lowest. (With n = T
+        # there are no T + 1 to lay.)
+        laid = n if self.timestep_spacing == "trailing" or n == trained else n + 1
+        spaced = spaced_timesteps(self.timestep_spacing, laid, trained, self.steps_offset)[:n]
+        timesteps = [float(round(t)) for t in spaced]
+        levels = [table[int(t)] for t in timesteps]
         if self.use_karras_sigmas:
-            levels = karras_levels(table[-1], table[0], n)
+            levels = karras_levels([table[-1], *levels[1:-1], table[0]][:n])
             timesteps = [float(round(timestep_of(table, s))) for s in levels]
-        else:
-            # "leading" and "linspace" lay n + 1 timesteps, and the final level takes the place of the lowest. (With
-            # n = T there are no T + 1 to lay.)
-            laid = n if self.timestep_spacing == "trailing" or n == trained else n + 1
-            spaced = spaced_timesteps(self.timestep_spacing, laid, trained, self.steps_offset)[:n]
-            timesteps = [float(round(t)) for t in spaced]
-            levels = [table[int(t)] for t in timesteps]
         return level_plan(timesteps, [*levels, 0.0 if self.final_sigmas_type == "zero" else table[0]])
 
     def step(

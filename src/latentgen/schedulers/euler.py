@@ -20,8 +20,8 @@ class EulerDiscreteScheduler(Scheduler):
     """DDIM's path with other knots: fractional timesteps, or Karras's noise levels, down to clean latents.
 
     Attributes:
-        use_karras_sigmas: noise levels as in Karras et al. 2022, eq. 5, between the first and the last that
-            `timestep_spacing` gives.
+        use_karras_sigmas: noise levels as in Karras et al. 2022, eq. 5, between the first (or, if that is pure noise, the
+            second) and the last that `timestep_spacing` gives.
         final_sigmas_type: "zero": end on clean latents; "sigma_min": at the lowest trained noise level.
     """
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from latentgen.diffusion.plan import Plan
 from latentgen.diffusion.prediction import Prediction
 from latentgen.diffusion.sampling import Denoise, Noise
-from latentgen.schedulers.knots import euler_plan
+from latentgen.schedulers.knots import euler_plan, is_pure_noise
 from latentgen.schedulers.scheduler import Scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeunDiscreteScheduler(Scheduler):
-    """Second order: two evaluations per step, one in the last.
+    """Second order: two evaluations per step, one in the last and in a step from pure noise.
 
     Attributes:
         use_karras_sigmas: as in `EulerDiscreteScheduler`.
@@ -44,11 +44,12 @@ class HeunDiscreteScheduler(Scheduler):
         x0, eps = self._clipped(denoise(latents, i), latents, i, plan)
         alpha1, sigma1 = plan.alphas[i + 1], plan.sigmas[i + 1]
         there = alpha1 * x0 + sigma1 * eps
-        if i + 1 == len(plan):
+        s = plan.sigmas[i] / plan.alphas[i]
+        if i + 1 == len(plan) or is_pure_noise(s):  # from there the mean of the slopes would stand for an infinite step
             return there, None
         eps1 = self._clipped(denoise(there, i + 1), there, i + 1, plan).eps
         # `x0 + s * eps + (s1 - s) * (eps + eps1) / 2` less `x0 + s1 * eps`, times alpha1.
-        half = (sigma1 - alpha1 * plan.sigmas[i] / plan.alphas[i]) / 2
+        half = (sigma1 - alpha1 * s) / 2
         return there + half * (eps1 - eps), None
 
     def _clipped(self, prediction: Prediction, x: Tensor, i: int, plan: Plan) -> Prediction:

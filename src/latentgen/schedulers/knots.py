@@ -18,6 +18,11 @@ ALMOST_NO_SIGNAL = 2.0**-24
 """Stands in for a signal power of zero (zero terminal SNR) where s must be finite: float16's smallest number."""
 
 
+def is_pure_noise(s: float) -> bool:
+    """Whether s stands in for infinity, at a knot without signal: its value means nothing, and nothing may depend on it."""
+    return math.isclose(s, math.sqrt((1 - ALMOST_NO_SIGNAL) / ALMOST_NO_SIGNAL), rel_tol=1e-9)
+
+
 def spaced_timesteps(spacing: str, n: int, trained: int, offset: int) -> list[float]:
     """Return n distinct, falling timesteps in [0, T) (Lin et al. 2024, table 2); "linspace" may give fractions.
 
@@ -67,10 +72,16 @@ def noise_levels(schedule: NoiseSchedule) -> list[float]:
     return [math.sqrt((1 - a) / a) for a in (a or ALMOST_NO_SIGNAL for a in squares)]
 
 
-def karras_levels(highest: float, lowest: float, n: int) -> list[float]:
-    """Return n noise levels that fall from `highest` to `lowest` (Karras et al. 2022, eq. 5 with rho = 7)."""
-    rho = 7.0
-    top, bottom = highest ** (1 / rho), lowest ** (1 / rho)
+def karras_levels(levels: Sequence[float]) -> list[float]:
+    """Lay falling noise levels anew between the first and the last (Karras et al. 2022, eq. 5 with rho = 7), (n,) -> (n,).
+
+    A first level of pure noise stays, and the curve begins at the second: there is no even way down from infinity, and a
+    curve from the number that stands in for it spends most of its knots where the latents hold nothing yet.
+    """
+    if is_pure_noise(levels[0]) and len(levels) > 1:
+        return [levels[0], *karras_levels(levels[1:])]
+    n, rho = len(levels), 7.0
+    top, bottom = levels[0] ** (1 / rho), levels[-1] ** (1 / rho)
     return [(top + i / max(n - 1, 1) * (bottom - top)) ** rho for i in range(n)]
 
 
@@ -104,13 +115,13 @@ def euler_plan(schedule: NoiseSchedule, spacing: str, n: int, offset: int, *, ka
         spacing: see `spaced_timesteps`. s is linear in t between two trained timesteps.
         n: in [1, T].
         offset: see `spaced_timesteps`.
-        karras: keep the first and last level of that, and lay those between by `karras_levels`.
+        karras: lay the levels of that anew by `karras_levels`.
     """
     table = noise_levels(schedule)
     timesteps = spaced_timesteps(spacing, n, len(schedule), offset)
     levels = [table[int(t)] + (t - int(t)) * (table[math.ceil(t)] - table[int(t)]) for t in timesteps]
     if karras:
-        levels = karras_levels(levels[0], levels[-1], n)
+        levels = karras_levels(levels)
         timesteps = [timestep_of(table, s) for s in levels]
     plan = level_plan(timesteps, [*levels, 0.0])
     # The convention that people's seeds rely on: spacings that begin at timestep T - 1 start from `s * noise`,

@@ -6,9 +6,7 @@ Letters: `x = alpha * x0 + sigma * eps` at every knot, in every scheduler. Solve
 
 from __future__ import annotations
 
-import json
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -21,8 +19,9 @@ from torch import Tensor
 from latentgen.diffusion.noise_schedule import NoiseSchedule, make_betas
 from latentgen.diffusion.plan import Plan
 from latentgen.diffusion.sampling import Denoise, Noise
-from latentgen.schedulers.config import ALWAYS_WRITTEN, RULES, is_whole, sort_keys
-from latentgen.weights.config_files import write_json
+from latentgen.runtime.warn import warn_user
+from latentgen.schedulers.config import ALWAYS_WRITTEN, RULES, is_whole, plain, sort_keys
+from latentgen.weights.config_files import read_json, write_json
 
 CONFIG_NAME = "scheduler_config.json"
 
@@ -58,18 +57,15 @@ class Scheduler(ABC):
 
     def __post_init__(self) -> None:
         """Check every field against its rule."""
-        betas: Any = self.trained_betas
-        if hasattr(betas, "tolist"):  # an array
-            betas = betas.tolist()
-        if isinstance(betas, list):
-            object.__setattr__(self, "trained_betas", tuple(betas))
         for name in self._fields():
             if name == "beta_schedule" and self.trained_betas is not None:
                 continue  # not read: files say "trained" and the like
-            value = getattr(self, name)
+            given = getattr(self, name)
+            value = plain(given)
             words, holds = RULES[name]
             if not holds(value):
-                raise ValueError(f"{type(self).__name__}: {name}={value!r} does not fit; it must be {words}.")
+                raise ValueError(f"{type(self).__name__}: {name}={given!r} does not fit; it must be {words}.")
+            object.__setattr__(self, name, value)
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
             raise ValueError(
                 f"{type(self).__name__}: trained_betas has {len(self.trained_betas)} numbers; there must be one per "
@@ -98,7 +94,7 @@ class Scheduler(ABC):
                 f"num_inference_steps={num_inference_steps!r} does not fit; it must be a whole number from 1 to "
                 f"{self.num_train_timesteps}, the number of timesteps that the model was trained with."
             )
-        return self._plan(num_inference_steps)
+        return self._plan(int(num_inference_steps))
 
     @abstractmethod
     def _plan(self, n: int) -> Plan:
@@ -133,19 +129,17 @@ class Scheduler(ABC):
         """Build this scheduler from a `scheduler_config.json`, or from the `config` of any other scheduler.
 
         What `config` leaves out takes this class's default. What belongs to other schedulers is kept, unread, for a
-        later `from_config`. A key that nothing here knows is named in a warning and dropped.
+        later `from_config`. A warning names keys that nothing here knows, which are dropped, and what is of a related
+        solver (UniPC, DEIS) and only nearly what this class does.
 
         Raises:
             ValueError: for a value that does not fit, or that asks for what is not implemented.
         """
-        mine, carried, unknown = sort_keys(cls.__name__, cls._fields(runtime=False), config)
-        if unknown:
-            warnings.warn(
-                f"{cls.__name__} does not know {', '.join(map(repr, unknown))} and ignores it; "
-                "remove the key from the config, or look for a slip in its spelling.",
-                stacklevel=2,
-            )
-        return cls(**mine, _given={**mine, **carried})
+        mine, carried, remarks = sort_keys(cls.__name__, cls._fields(runtime=False), config)
+        scheduler = cls(**mine, _given={**mine, **carried})
+        for remark in remarks:
+            warn_user(remark)
+        return scheduler
 
     @property
     def config(self) -> dict[str, Any]:
@@ -170,7 +164,7 @@ class Scheduler(ABC):
 
         Raises:
             FileNotFoundError: if the file is not there.
-            ValueError: if it is not a JSON object, or as in `from_config`.
+            ValueError: if it is too large or not a JSON object, or as in `from_config`.
         """
         path = Path(folder, subfolder or "", CONFIG_NAME)
         if not path.is_file():
@@ -178,12 +172,4 @@ class Scheduler(ABC):
                 f"{path} does not exist. Give the folder that holds {CONFIG_NAME}, or the model folder and "
                 "subfolder='scheduler'."
             )
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}); download or write it again.") from error
-        if not isinstance(config, dict):
-            raise ValueError(
-                f"{path} holds a JSON {type(config).__name__}; it must be an object of field names and values."
-            )
-        return cls.from_config(config)
+        return cls.from_config(read_json(path))

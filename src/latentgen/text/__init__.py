@@ -2,9 +2,10 @@
 
 from latentgen.text.clip import load_clip_text_encoder, save_text_encoder
 from latentgen.text.clip_tokenizer import load_clip_tokenizer, save_tokenizer
-from latentgen.text.prompts import encode_prompts, tokenize
+from latentgen.text.prompts import check_clip_skip, encode_prompts, tokenize
 
 __all__ = [
+    "check_clip_skip",
     "encode_prompts",
     "load_clip_text_encoder",
     "load_clip_tokenizer",

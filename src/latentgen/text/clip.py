@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from latentgen.weights.config_files import read_json, write_json
 from latentgen.weights.errors import WeightsError
-from latentgen.weights.sharding import load_tensors, save_tensors
+from latentgen.weights.sharding import load_tensors, save_tensors, shard_limit
 from latentgen.weights.strict import fill
+from latentgen.weights.weight_files import check_variant
 
 if TYPE_CHECKING:
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -70,7 +71,9 @@ def load_clip_text_encoder(
     with torch.device("meta"):
         encoder = CLIPTextModel(config)
     inner = _inner(encoder)
-    inner.embeddings.position_ids = torch.arange(config.max_position_embeddings).unsqueeze(0)  # in no file
+    inner.embeddings.position_ids = torch.arange(config.max_position_embeddings, device="cpu").unsqueeze(
+        0
+    )  # in no file
     tensors = _with_names_of(encoder, load_tensors(folder, STEM, variant), str(folder))
     fill(encoder, tensors, dtype=dtype, device=device, source=str(folder))
     return encoder
@@ -81,7 +84,7 @@ def save_text_encoder(
     folder: str | os.PathLike[str],
     *,
     variant: str | None = None,
-    max_shard_size: int | str = "10GB",
+    max_shard_size: int | str | None = "10GB",
 ) -> None:
     """Write `config.json` and `model.safetensors` as published model folders have them.
 
@@ -89,13 +92,16 @@ def save_text_encoder(
         encoder: a `CLIPTextModel` of transformers.
         folder: made if it is missing.
         variant: goes into the file's name only, nothing is cast.
-        max_shard_size: bytes, or for example "10GB".
+        max_shard_size: bytes, or for example "10GB"; None is no limit.
 
     Raises:
         TypeError: for another class, such as the one with a projection, which needs other files.
+        ValueError: for a size or a variant that is not one; nothing is written then.
     """
     if type(encoder).__name__ != CLASS_NAME:
         raise TypeError(f"a {type(encoder).__name__} was given; only a {CLASS_NAME} can be written in this form.")
+    check_variant(variant)
+    max_shard_size = shard_limit(max_shard_size)
     folder = Path(folder)
     fields = {name: getattr(encoder.config, name) for name in sorted({*SIZE_LIMITS, *OTHER_FIELDS})}
     named = {"architectures": [CLASS_NAME], "model_type": "clip_text_model"}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from latentgen.runtime.warn import warn_user
 from latentgen.text.clip import final_layer_norm
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _backends_lock = threading.Lock()
 def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str], *, max_length: int | None = None) -> Tensor:
     """Turn prompts into token ids: beginning, text, end, and padding up to the length that the model was trained with.
 
-    A prompt that is too long is cut, with one warning that quotes what is lost.
+    A prompt that is too long is cut, with a warning at every call that quotes what is lost.
 
     Args:
         tokenizer: of transformers; tokens that were added to it count.
@@ -39,17 +40,21 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str], *, max_length: in
 
     Raises:
         TypeError: if `prompts` is not a list of texts.
-        ValueError: if it is empty, or no length is known.
+        ValueError: if it is empty, no length is known, or a text has characters that do not exist.
     """
     if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
         raise TypeError(f"prompts={prompts!r} is not a list of texts: give a list, for example ['a cat', 'a dog'].")
     if not prompts:
         raise ValueError("prompts is empty: give at least one text; [''] is the empty prompt.")
+    for prompt in prompts:
+        _check_characters(prompt)
     length = tokenizer.model_max_length if max_length is None else max_length
     if not 2 < length < LONGEST_BELIEVED:
         raise ValueError(f"{length} tokens is not a prompt's length: pass max_length, 77 for Stable Diffusion.")
     backend = _private_backend(tokenizer)
-    return torch.tensor([_ids(tokenizer, backend, prompt, int(length)) for prompt in prompts], dtype=torch.int64)
+    return torch.tensor(
+        [_ids(tokenizer, backend, prompt, int(length)) for prompt in prompts], dtype=torch.int64, device="cpu"
+    )
 
 
 def encode_prompts(
@@ -77,14 +82,10 @@ def encode_prompts(
     Raises:
         ValueError: if `clip_skip` is out of range, or a token is not in the encoder's vocabulary.
         TypeError: if `prompts` is not a list of texts.
+        FloatingPointError: if the embeddings are not finite.
     """
     config = text_encoder.config
-    skip = 0 if clip_skip is None else clip_skip
-    if isinstance(skip, bool) or not isinstance(skip, int) or not 0 <= skip < config.num_hidden_layers:
-        raise ValueError(
-            f"clip_skip={clip_skip!r} is not a number of layers that can be left out: this text encoder has "
-            f"{config.num_hidden_layers}, so give 0 to {config.num_hidden_layers - 1}, or None."
-        )
+    skip = check_clip_skip(text_encoder, clip_skip)
     length = min(tokenizer.model_max_length, config.max_position_embeddings)
     ids = tokenize(tokenizer, prompts, max_length=length)
     highest = int(ids.max())
@@ -98,10 +99,42 @@ def encode_prompts(
     with torch.no_grad():
         if skip == 0:
             states: Tensor = text_encoder(input_ids=ids).last_hidden_state
-            return states
-        states = text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-1 - skip]
-        normed: Tensor = final_layer_norm(text_encoder)(states)
-        return normed
+        else:
+            inner = text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-1 - skip]
+            states = final_layer_norm(text_encoder)(inner)
+    if not bool(states.isfinite().all()):
+        raise FloatingPointError(
+            f"the text encoder (text_encoder) gave values that are not finite in {states.dtype}: check its weights"
+            + ("." if states.dtype == torch.float32 else ", or load it with dtype='float32'.")
+        )
+    return states
+
+
+def check_clip_skip(text_encoder: CLIPTextModel, clip_skip: int | None) -> int:
+    """How many of the encoder's last layers are left out.
+
+    Raises:
+        ValueError: if it has not so many.
+    """
+    layers = text_encoder.config.num_hidden_layers
+    skip = 0 if clip_skip is None else clip_skip
+    if isinstance(skip, bool) or not isinstance(skip, Integral) or not 0 <= skip < layers:
+        raise ValueError(
+            f"clip_skip={clip_skip!r} is not a number of layers that can be left out: this text encoder has {layers}, "
+            f"so give 0 to {layers - 1}, or None."
+        )
+    return int(skip)
+
+
+def _check_characters(prompt: str) -> None:
+    """Python texts can hold halves of characters (bytes of a file name that are no UTF-8, say); no tokenizer reads them."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the prompt {prompt[:100]!r} has at position {error.start} a code that is no character (a lone surrogate): "
+            "it was read with a wrong encoding; read it as UTF-8, or take the code out."
+        ) from error
 
 
 def _ids(tokenizer: CLIPTokenizer, backend: Tokenizer, prompt: str, length: int) -> list[int]:
@@ -110,10 +143,10 @@ def _ids(tokenizer: CLIPTokenizer, backend: Tokenizer, prompt: str, length: int)
     if len(encoding.ids) > room:
         lost = prompt[encoding.offsets[room][0] :].strip()
         quote = lost if len(lost) <= LONGEST_QUOTE else f"{lost[:LONGEST_QUOTE]}... ({len(lost)} characters)"
-        warnings.warn(
+        warn_user(
             f"The prompt has {len(encoding.ids)} tokens and the text encoder reads {room}; this end of it is ignored: "
             f"{quote!r}. Shorten the prompt, or put what matters first.",
-            stacklevel=4,
+            every_time=True,
         )
     ids = [tokenizer.bos_token_id, *encoding.ids[:room], tokenizer.eos_token_id]
     return ids + [tokenizer.pad_token_id] * (length - len(ids))

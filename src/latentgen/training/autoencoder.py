@@ -14,11 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from latentgen.models.autoencoder_kl import AutoencoderKL
-from latentgen.training.config import AutoencoderTraining, check_agreement
-from latentgen.training.data import Example, check_pictures, load_picture, order, read_folder, to_tensor
+from latentgen.training.config import AutoencoderTraining
+from latentgen.training.data import check_pictures, load_picture, order, to_tensor
+from latentgen.training.fingerprints import examples_fingerprint
 from latentgen.training.grid import save_grid
+from latentgen.training.image_folder import Example, read_folder
+from latentgen.training.init_from import autoencoder_folder, check_agreement, check_pixels
 from latentgen.training.loop import Batch, train
 from latentgen.training.losses import first_stage_loss
+from latentgen.training.record import section, settings_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,9 +34,10 @@ MEASURED = 1024  # pictures that the latent scale is measured on
 class AutoencoderStage:
     """Pictures, cut to random squares, through the autoencoder and back."""
 
-    def __init__(self, config: AutoencoderTraining, accelerator: Accelerator) -> None:
+    def __init__(self, config: AutoencoderTraining, accelerator: Accelerator, *, show_progress: bool = True) -> None:
         self.config = config
         self.device = accelerator.device
+        self.show = accelerator.is_main_process and show_progress
         self.autoencoder = self._network()
         self.autoencoder.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module: nn.Module = self.autoencoder
@@ -40,16 +45,24 @@ class AutoencoderStage:
         for name, side in (("size", data.size), ("crop", data.crop)):
             if side is not None and side % factor:
                 raise ValueError(f"[data] {name}={side} must be a multiple of {factor}, the autoencoder's factor.")
-        self.examples = check_pictures(
-            read_folder(data.folder), data.size, skip=data.skip_broken, show=accelerator.is_main_process
-        )
+        self.examples = read_folder(data.folder)
+        self.settings = settings_of(config) | section("model", asdict(self.autoencoder.config))
+        self.settings["pictures"] = f"{len(self.examples)} with fingerprint {examples_fingerprint(self.examples)}"
+
+    def prepare(self) -> None:
+        data = self.config.data
+        self.examples = check_pictures(self.examples, data.size, skip=data.skip_broken, show=self.show)
 
     def _network(self) -> AutoencoderKL:
-        settings, data, folder = self.config.model, self.config.data, self.config.run.init_from
-        if folder is None:
-            return AutoencoderKL.from_config({"sample_size": data.crop or data.size, **settings})
+        settings, data, start = self.config.model, self.config.data, self.config.run.init_from
+        if start is None:
+            autoencoder = AutoencoderKL.from_config({"sample_size": data.crop or data.size, **settings})
+            check_pixels(autoencoder.config, "[model]")
+            return autoencoder
+        folder = autoencoder_folder(start)
         autoencoder = AutoencoderKL.from_pretrained(folder, device=self.device, dtype=torch.float32)
-        check_agreement("model", settings, autoencoder.config, folder)
+        check_agreement("model", settings, asdict(autoencoder.config), folder)
+        check_pixels(autoencoder.config, str(folder))
         return autoencoder
 
     def batch(self, index: int, process: int, processes: int) -> Batch:
@@ -100,14 +113,19 @@ class AutoencoderStage:
         return math.sqrt(squares / count - (sums / count) ** 2)
 
 
-def train_autoencoder(config: AutoencoderTraining, *, resume: bool = False) -> Path:
+def train_autoencoder(config: AutoencoderTraining, *, resume: bool = False, show_progress: bool = True) -> Path:
     """Train the first stage and return the folder of the finished autoencoder.
 
     Args:
         config: what `latentgen train autoencoder` reads from its file.
         resume: go on from the newest checkpoint of the output folder.
+        show_progress: draw progress bars.
 
     Raises:
         ValueError: for pictures that cannot be read, or settings that do not fit together; before training starts.
     """
-    return train(lambda accelerator: AutoencoderStage(config, accelerator), config.run, resume=resume)
+
+    def make_stage(accelerator: Accelerator) -> AutoencoderStage:
+        return AutoencoderStage(config, accelerator, show_progress=show_progress)
+
+    return train(make_stage, config.run, resume=resume, show_progress=show_progress)

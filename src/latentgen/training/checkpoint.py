@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from latentgen.training.ema import EMA
 from latentgen.training.folders import replacing_folder
 from latentgen.weights.config_files import read_json, write_json
+from latentgen.weights.errors import WeightsError
 from latentgen.weights.safetensors_io import read_tensors, write_tensors
 
 NAME = re.compile(r"step-(\d{8})")
@@ -27,6 +29,7 @@ class RunState:
     optimizer: torch.optim.Optimizer
     ema: EMA | None
     scaler: Any = None  # a torch.amp.GradScaler, in float16 runs
+    made_by: dict[str, Any] | None = None  # see `record`
 
 
 def _parameters(state: RunState) -> dict[str, nn.Parameter]:
@@ -70,6 +73,8 @@ def save(folder: Path, step: int, state: RunState, *, keep: int) -> Path:
             facts["ema_updates"] = state.ema.updates
         if state.scaler is not None:
             facts["scaler"] = state.scaler.state_dict()
+        if state.made_by is not None:
+            facts["made_by"] = state.made_by
         write_json(fresh / "state.json", facts)
     for _, old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -80,11 +85,13 @@ def restore(checkpoint: Path, state: RunState) -> int:
     """Bring a run back to where `checkpoint` was written and return its step.
 
     Raises:
-        WeightsError: if a file of the checkpoint is broken.
+        WeightsError: if a file of the checkpoint is damaged; nothing was changed then.
         ValueError: if it is of another network or optimiser, or without the moving average that the run keeps.
     """
-    facts = read_json(checkpoint / "state.json")
-    weights = read_tensors(checkpoint / "model.safetensors")
+    facts = read_facts(checkpoint)
+    weights = _tensors(checkpoint / "model.safetensors")
+    optimizer = _tensors(checkpoint / "optimizer.safetensors")
+    average = _tensors(checkpoint / "ema.safetensors") if state.ema is not None and "ema_updates" in facts else {}
     own = state.module.state_dict()
     if wrong := sorted(n for n in own.keys() | weights.keys() if n not in own or n not in weights
                        or own[n].shape != weights[n].shape):  # fmt: skip
@@ -96,19 +103,39 @@ def restore(checkpoint: Path, state: RunState) -> int:
         raise ValueError(
             f"{checkpoint} is of a run with {theirs}, not {ours}: resume with the optimizer it was started with."
         )
+    if state.ema is not None and "ema_updates" not in facts:
+        raise ValueError(
+            f"{checkpoint} is of a run without a moving average: set ema_decay = false, or choose another output."
+        )
     state.module.load_state_dict(weights)
-    _restore_optimizer(read_tensors(checkpoint / "optimizer.safetensors"), state)
+    _restore_optimizer(optimizer, state)
     if state.ema is not None:
-        if "ema_updates" not in facts:
-            raise ValueError(
-                f"{checkpoint} is of a run without a moving average: resume without ema_decay, or choose another output."
-            )
-        for name, tensor in read_tensors(checkpoint / "ema.safetensors").items():
+        for name, tensor in average.items():
             state.ema.shadow[name].copy_(tensor)
         state.ema.updates = int(facts["ema_updates"])
     if state.scaler is not None and "scaler" in facts:
         state.scaler.load_state_dict(facts["scaler"])
     return int(facts["step"])
+
+
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """The content of a checkpoint's `state.json`."""
+    return _whole(read_json, checkpoint / "state.json")
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    return _whole(read_tensors, path)
+
+
+def _whole(read: Callable[[Path], dict[str, Any]], path: Path) -> dict[str, Any]:
+    """Read a file of a checkpoint; where that fails, say how to do without."""
+    try:
+        return read(path)
+    except WeightsError as error:
+        number = int(path.parent.name.removeprefix("step-"))
+        before = [step for step, _ in checkpoints(path.parent.parent) if step < number]
+        rest = f"go on from step {before[-1]}" if before else "start anew: there is none before it"
+        raise WeightsError(f"{path} is damaged or missing. Remove the folder {path.parent} to {rest}.") from error
 
 
 def _restore_optimizer(tensors: dict[str, Tensor], state: RunState) -> None:

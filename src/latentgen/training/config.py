@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -62,28 +62,29 @@ class RunConfig:
         steps: optimiser steps in all.
         batch_size: pictures a step and process.
         learning_rate: peak of the optimiser's learning rate.
-        warmup_steps: linear rise to it from zero.
+        warmup_steps: linear rise to it from zero; None is a tenth of the steps, at most 500.
         decay_steps: linear fall to zero over the last steps.
-        optimizer: "adamw" (Loshchilov and Hutter 2019), or "muon" (Jordan et al. 2024), which learns from far fewer pictures
-            when training from scratch and takes about a tenth more time a step.
+        optimizer: "adamw" (Loshchilov and Hutter 2019), or "muon" (Jordan et al. 2024), which is made for training from
+            scratch.
         weight_decay, beta1, beta2: of AdamW; Muon uses it for all that is no matrix, and the weight decay for everything.
         clip_norm: longest gradient that is let through.
         accumulate: batches whose gradients make up one step.
-        ema_decay: of the exponential moving average of the weights, which is what is exported; 0 follows the weights
-            themselves, None has none.
+        ema_decay: of the exponential moving average of the weights, which is what is exported; false (None) keeps none
+            and exports the weights themselves.
         precision: "bf16", "fp16" or "no"; None is bf16 where the device computes it natively.
         seed: of initialisation, data order and noise, at least 0.
         log_every, sample_every, checkpoint_every: in steps; a `sample_every` of 0 draws none.
         keep_checkpoints: how many are kept, the newest.
         init_from: folder of a trained autoencoder, or of a whole model, that the run starts from instead of random weights;
-            what the file says of the networks must agree with it.
+            what the file says of the networks and the text must agree with it, and what it says of scheduler and first
+            stage is warned about where it does not.
     """
 
     output: Path
     steps: int
     batch_size: int
     learning_rate: float
-    warmup_steps: int = 500
+    warmup_steps: int | None = None
     decay_steps: int = 0
     optimizer: str = "adamw"
     weight_decay: float = 0.01
@@ -91,7 +92,7 @@ class RunConfig:
     beta2: float = 0.999
     clip_norm: float = 1.0
     accumulate: int = 1
-    ema_decay: float | None = 0.999
+    ema_decay: float | Literal[False] | None = 0.999
     precision: str | None = None
     seed: int = 0
     log_every: int = 50
@@ -112,10 +113,24 @@ class RunConfig:
             raise ValueError(f"[run] optimizer={self.optimizer!r} must be adamw or muon.")
         if self.precision not in (None, "bf16", "fp16", "no"):
             raise ValueError(f"[run] precision={self.precision!r} must be bf16, fp16 or no.")
+        if self.warmup + self.decay_steps > self.steps:
+            raise ValueError(
+                f"[run] warmup_steps={self.warmup} and decay_steps={self.decay_steps} do not fit into steps={self.steps}: "
+                "the learning rate would never reach its peak; shorten them, or raise steps."
+            )
+
+    @property
+    def warmup(self) -> int:
+        """Steps in which the learning rate rises."""
+        return (
+            min(500, self.steps // 10, max(0, self.steps - self.decay_steps))
+            if self.warmup_steps is None
+            else self.warmup_steps
+        )
 
     def learning_rate_at(self, step: int) -> float:
         """Linear rise, plateau, linear fall over the last `decay_steps`; `step` counts from 0."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
         fall = min(1.0, (self.steps - step) / max(1, self.decay_steps)) if self.decay_steps else 1.0
         return self.learning_rate * rise * fall
 
@@ -194,6 +209,7 @@ class DiffusionTraining:
         autoencoder: folder of a trained first stage; a relative path counts from the config file.
         unet: what the UNet's `config.json` will hold; channels and context width follow the other components.
         scheduler: what `scheduler_config.json` will hold, `_class_name` included.
+        text: None is the defaults of `TextConfig`, or whatever `init_from` has.
         condition_dropout: part of the captions replaced by the empty one, for classifier-free guidance.
     """
 
@@ -202,7 +218,7 @@ class DiffusionTraining:
     autoencoder: Path
     unet: dict[str, Any]
     scheduler: dict[str, Any]
-    text: TextConfig = field(default_factory=TextConfig)
+    text: TextConfig | None = None
     samples: SampleConfig = field(default_factory=SampleConfig)
     condition_dropout: float = 0.1
 
@@ -244,15 +260,6 @@ def _check_network(section: str, network: type[Model[Any]], settings: Mapping[st
         raise ValueError(f"[{section}] {error}") from None
 
 
-def check_agreement(section: str, settings: Mapping[str, Any], config: object, folder: Path) -> None:
-    """Raise ValueError unless the `config` of a network loaded from `folder` has what the run's file asks for."""
-    for name, value in settings.items():
-        found = getattr(config, name, value)
-        wanted = tuple(value) if isinstance(value, list) else value
-        if found != wanted:
-            raise ValueError(f"[{section}] {name}={value} does not agree with init_from: {folder} has {found}.")
-
-
 WORDS = {
     int: "a whole number",
     float: "a finite number",
@@ -266,6 +273,8 @@ WORDS = {
 
 def _read(value: Any, kind: Any, where: str, name: str, base: Path) -> Any:
     """Check a value of a TOML file against a field's annotation and give it that type."""
+    if value is False and Literal[False] in get_args(kind):
+        return None
     kind = next((k for k in get_args(kind) if NoneType in get_args(kind) and k is not NoneType), kind)
     plain = get_origin(kind) or kind
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):

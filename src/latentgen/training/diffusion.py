@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,14 +19,28 @@ from latentgen.models.unet import UNet2DConditionModel
 from latentgen.nn.attention import Transformer2D
 from latentgen.nn.resnet import ResnetBlock
 from latentgen.pipelines.text2image import Text2ImagePipeline
+from latentgen.schedulers.config import TRAINED
 from latentgen.text import load_clip_text_encoder, load_clip_tokenizer, save_tokenizer, tokenize
 from latentgen.training.checkpoint import checkpoints
-from latentgen.training.config import DiffusionTraining, check_agreement
-from latentgen.training.data import check_pictures, order, read_folder
+from latentgen.training.config import DiffusionTraining, TextConfig
+from latentgen.training.data import check_pictures, order
+from latentgen.training.fingerprints import examples_fingerprint, tokenizer_fingerprint, weights_fingerprint
 from latentgen.training.folders import replacing_folder
 from latentgen.training.grid import save_grid
+from latentgen.training.image_folder import read_folder
+from latentgen.training.init_from import (
+    autoencoder_folder,
+    check_agreement,
+    check_pixels,
+    check_text,
+    check_whole_model,
+    latent_facts,
+    text_sizes,
+    warn_of_another_start,
+)
 from latentgen.training.latents import encode_pictures
 from latentgen.training.loop import Batch, train
+from latentgen.training.record import section, settings_of
 from latentgen.training.text import build_text_encoder, tokenize_captions, train_tokenizer
 
 if TYPE_CHECKING:
@@ -68,57 +82,101 @@ def _attention_for(latents: Tensor) -> AbstractContextManager[None]:
 class DiffusionStage:
     """Latents, noised to random timesteps, and their captions, some of them dropped."""
 
-    def __init__(self, config: DiffusionTraining, accelerator: Accelerator) -> None:
+    def __init__(self, config: DiffusionTraining, accelerator: Accelerator, *, show_progress: bool = True) -> None:
         self.config = config
+        self.accelerator = accelerator
         self.device = accelerator.device
-        data, show = config.data, accelerator.is_main_process
+        self.show = accelerator.is_main_process and show_progress
+        data = config.data
         self.scheduler = config.make_scheduler()
         self.schedule = NoiseSchedule(self.scheduler.schedule.alphas_cumprod.to(self.device))
         # float32 first: the latents of the training set are worth it, and the weights are exported as they are.
-        self.autoencoder = AutoencoderKL.from_pretrained(config.autoencoder, device=self.device, dtype=torch.float32)
+        folder = autoencoder_folder(config.autoencoder)
+        self.autoencoder = AutoencoderKL.from_pretrained(folder, device=self.device, dtype=torch.float32)
+        check_pixels(self.autoencoder.config, str(folder))
         factor = self.autoencoder.config.factor
         if data.size % factor:
             raise ValueError(f"[data] size={data.size} must be a multiple of {factor}, the autoencoder's factor.")
-        examples = check_pictures(read_folder(data.folder), data.size, skip=data.skip_broken, show=show)
-        captions = [e.text for e in examples]
+        self.examples = read_folder(data.folder, captions=accelerator.is_main_process)
+        if config.run.init_from is not None:
+            check_whole_model(config.run.init_from)
         with accelerator.main_process_first():
-            self.tokenizer = self._tokenizer(captions, train=show)
-            self.unet, self.text_encoder = self._networks()
-            self.pipeline()  # says what does not fit together, before the long work
-            cache = config.run.output / "cache"
-            self.mean, self.std = encode_pictures(self.autoencoder, examples, data.size, cache=cache, show=show)
-        self.ids = tokenize_captions(self.tokenizer, captions)
-        self.empty = tokenize(self.tokenizer, [""])[0]
+            self.tokenizer = self._tokenizer(train=accelerator.is_main_process)
+        self.unet, self.text_encoder = self._networks()
+        self.pipeline()  # says what does not fit together
+        if self.unet.config.out_channels != (channels := self.autoencoder.config.latent_channels):
+            raise ValueError(
+                f"[unet] out_channels={self.unet.config.out_channels} does not fit the first stage, whose latents have "
+                f"{channels} channels: leave it out."
+            )
+        self.settings = self._settings()
         self.unet.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.text_encoder.requires_grad_(True)
         self.module: nn.Module = TextConditioned(self.unet, self.text_encoder)
 
-    def _tokenizer(self, captions: Sequence[str], *, train: bool) -> CLIPTokenizer:
+    def prepare(self) -> None:
+        data, cache = self.config.data, self.config.run.output / "cache"
+        self.examples = check_pictures(self.examples, data.size, skip=data.skip_broken, show=self.show)
+        with self.accelerator.main_process_first():
+            self.mean, self.std = encode_pictures(
+                self.autoencoder, self.examples, data.size, cache=cache, show=self.show
+            )
+        self.ids = tokenize_captions(self.tokenizer, [e.text for e in self.examples])
+        self.empty = tokenize(self.tokenizer, [""])[0]
+
+    def _tokenizer(self, *, train: bool) -> CLIPTokenizer:
         run = self.config.run
         if run.init_from is not None:
             return load_clip_tokenizer(run.init_from / "tokenizer")
         kept = run.output / "tokenizer"
         if train and not (kept.exists() and checkpoints(run.output / "checkpoints")):  # checkpoints need theirs
             with replacing_folder(kept) as folder:
-                save_tokenizer(train_tokenizer(captions, self.config.text), folder)
+                save_tokenizer(train_tokenizer([e.text for e in self.examples], self.text), folder)
         return load_clip_tokenizer(kept)
 
     def _networks(self) -> tuple[UNet2DConditionModel, CLIPTextModel]:
         settings, start = self.config.unet, self.config.run.init_from
         if start is not None:
             unet = UNet2DConditionModel.from_pretrained(start / "unet", device=self.device, dtype=torch.float32)
-            check_agreement("unet", settings, unet.config, start / "unet")
-            return unet, load_clip_text_encoder(start / "text_encoder", device=self.device, dtype=torch.float32)
+            text_encoder = load_clip_text_encoder(start / "text_encoder", device=self.device, dtype=torch.float32)
+            check_agreement("unet", settings, asdict(unet.config), start / "unet")
+            if self.config.text is not None:
+                check_text(self.config.text, self.tokenizer, text_encoder, start)
+            if self.accelerator.is_main_process:
+                source = autoencoder_folder(self.config.autoencoder)
+                warn_of_another_start(start, self.scheduler, self.autoencoder, source)
+            return unet, text_encoder
         vae = self.autoencoder.config
         derived = {
             "sample_size": self.config.data.size // vae.factor,
             "in_channels": vae.latent_channels,
             "out_channels": vae.latent_channels,
-            "cross_attention_dim": self.config.text.hidden_size,
+            "cross_attention_dim": self.text.hidden_size,
         }
         unet = UNet2DConditionModel.from_config(derived | settings)
         silence_residual_branches(unet)
-        return unet, build_text_encoder(self.tokenizer, self.config.text)
+        return unet, build_text_encoder(self.tokenizer, self.text)
+
+    @property
+    def text(self) -> TextConfig:
+        return self.config.text or TextConfig()
+
+    def _settings(self) -> dict[str, Any]:
+        """What the run was asked for, what came of it, and short names of what it was given."""
+        encoder = self.text_encoder.config
+        own = ("decoder.", "post_quant_conv.")
+        decoder = (pair for pair in self.autoencoder.state_dict().items() if pair[0].startswith(own))
+        first_stage = latent_facts(self.autoencoder) | {"decoder": weights_fingerprint(decoder)}
+        return (
+            settings_of(self.config)
+            | section("unet", asdict(self.unet.config))
+            | section("scheduler", {name: getattr(self.scheduler, name) for name in TRAINED})
+            | section("text", text_sizes(encoder) | {"max_length": encoder.max_position_embeddings})
+            | ({} if self.config.run.init_from else section("text", {"vocab_size": self.text.vocab_size}))
+            | {"tokenizer": tokenizer_fingerprint(self.tokenizer)}
+            | {f"first stage {name}": fact for name, fact in first_stage.items()}
+            | {"pictures": f"{len(self.examples)} with fingerprint {examples_fingerprint(self.examples)}"}
+        )
 
     def batch(self, index: int, process: int, processes: int) -> Batch:
         run = self.config.run
@@ -170,14 +228,19 @@ class DiffusionStage:
         self.pipeline().save_pretrained(folder)
 
 
-def train_diffusion(config: DiffusionTraining, *, resume: bool = False) -> Path:
+def train_diffusion(config: DiffusionTraining, *, resume: bool = False, show_progress: bool = True) -> Path:
     """Train the second stage and return the folder of the finished model, which `Text2ImagePipeline` loads.
 
     Args:
         config: what `latentgen train diffusion` reads from its file.
         resume: go on from the newest checkpoint of the output folder.
+        show_progress: draw progress bars.
 
     Raises:
         ValueError: for pictures that cannot be read, or settings that do not fit together; before training starts.
     """
-    return train(lambda accelerator: DiffusionStage(config, accelerator), config.run, resume=resume)
+
+    def make_stage(accelerator: Accelerator) -> DiffusionStage:
+        return DiffusionStage(config, accelerator, show_progress=show_progress)
+
+    return train(make_stage, config.run, resume=resume, show_progress=show_progress)

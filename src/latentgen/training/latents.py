@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -14,7 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latentgen.models.autoencoder_kl import AutoencoderKL
-from latentgen.training.data import Example, load_picture, to_tensor
+from latentgen.training.data import load_picture, to_tensor
+from latentgen.training.fingerprints import DIGITS, weights_hash
+from latentgen.training.image_folder import Example
 from latentgen.weights.safetensors_io import read_tensors, write_tensors
 
 BATCH = 16
@@ -48,13 +49,10 @@ def _encode(autoencoder: AutoencoderKL, examples: Sequence[Example], size: int, 
 
 
 def _fingerprint(autoencoder: AutoencoderKL, examples: Sequence[Example], size: int) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(autoencoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    digest = weights_hash(autoencoder.state_dict().items())
     folder = os.path.commonpath([e.path.parent for e in examples])
     for path in (e.path for e in examples):
         facts = path.stat()
         digest.update(json.dumps([os.path.relpath(path, folder), facts.st_size, facts.st_mtime_ns]).encode())
     digest.update(str(size).encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:DIGITS]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,7 +26,7 @@ class Log:
     A context manager: leaving it closes the progress bar, however the run ends.
     """
 
-    def __init__(self, config: RunConfig, start: int, accelerator: Accelerator) -> None:
+    def __init__(self, config: RunConfig, start: int, accelerator: Accelerator, *, show_progress: bool = True) -> None:
         """`start` is the step that the run goes on from: what the file says of later ones is dropped."""
         self.config = config
         self.main = accelerator.is_main_process
@@ -33,7 +35,7 @@ class Log:
         self.path = config.output / "metrics.jsonl"
         self.sums: dict[str, Tensor] = {}
         self.since, self.time = start, time.perf_counter()
-        self.bar = tqdm(total=config.steps, initial=start, disable=not self.main, unit="step")
+        self.bar = tqdm(total=config.steps, initial=start, disable=not (self.main and show_progress), unit="step")
         if self.main:
             write_text(self.path, "".join(line + "\n" for line in self._lines() if _step(line) <= start))
 
@@ -46,13 +48,21 @@ class Log:
     def _lines(self) -> list[str]:
         return self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
 
-    def step(self, step: int, parts: dict[str, Tensor], grad_norm: Tensor) -> None:
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent in the block is not training's: speed is counted without it."""
+        begin = time.perf_counter()
+        yield
+        self.time += time.perf_counter() - begin
+
+    def step(self, step: int, parts: dict[str, Tensor], grad_norm: Tensor, *, look: bool = False) -> None:
         """Take note of step number `step`, counted from 1.
 
         Args:
             step: just done.
             parts: named scalars whose sum is the loss.
             grad_norm: length of the gradient, before clipping.
+            look: now, whatever the step: a checkpoint is to be written.
 
         Raises:
             ValueError: if the loss or its gradient is not finite.
@@ -60,7 +70,7 @@ class Log:
         self.bar.update()
         for name, value in {**parts, "grad_norm": grad_norm}.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        if any(step % n == 0 for n in (self.config.log_every, self.config.checkpoint_every, self.config.steps)):
+        if look or any(step % n == 0 for n in (self.config.log_every, self.config.checkpoint_every, self.config.steps)):
             self._look(step)
 
     def _look(self, step: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,11 @@ from latentgen.training.checkpoint import RunState, checkpoints, restore, save
 from latentgen.training.config import RunConfig
 from latentgen.training.ema import EMA
 from latentgen.training.folders import replacing_folder
+from latentgen.training.interrupt import stop_asked, what_is_kept
 from latentgen.training.log import Log
 from latentgen.training.muon import Muon
+from latentgen.training.record import new_record, resumed_record
+from latentgen.weights.config_files import write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,9 +35,15 @@ class Stage(Protocol):
 
     Attributes:
         module: all weights that are trained; its `forward` is what `loss` calls.
+        settings: what the stage was made with, by name: see `record`.
     """
 
     module: nn.Module
+    settings: dict[str, Any]
+
+    def prepare(self) -> None:
+        """Do the long work on the data: called once, when all that is quick to check has been found to fit."""
+        ...
 
     def batch(self, index: int, process: int, processes: int) -> Batch:
         """Batch number `index` of a process, noise included: a pure function, so that runs can be resumed exactly."""
@@ -52,38 +62,55 @@ class Stage(Protocol):
         ...
 
 
-def train(make_stage: Callable[[Accelerator], Stage], config: RunConfig, *, resume: bool = False) -> Path:
+def train(
+    make_stage: Callable[[Accelerator], Stage], config: RunConfig, *, resume: bool = False, show_progress: bool = True
+) -> Path:
     """Run a stage to its end and return the folder of the finished model.
 
     Args:
-        make_stage: reads the data and builds the stage, once devices are known.
+        make_stage: builds the stage, once devices are known.
         config: the run.
         resume: go on from the newest whole checkpoint in `config.output` (from the start, if there is none).
+        show_progress: draw a progress bar.
 
     Raises:
-        ValueError: if the output folder holds a run and `resume` is off, or a longer one; if the loss is not finite.
+        ValueError: if the output folder holds a run and `resume` is off, a longer one, or one with other settings; if the
+            loss is not finite.
+        KeyboardInterrupt: saying what is kept. Ctrl-C ends the run after the step in hand, with a checkpoint.
     """
     step, newest = max(checkpoints(config.output / "checkpoints"), default=(0, None))
     if newest is not None and not resume:
         raise ValueError(f"{config.output} holds a run of {step} steps: resume it, or choose another output.")
     if step > config.steps:
         raise ValueError(f"{config.output} holds a run of {step} steps, more than steps={config.steps}: raise it.")
-    with _accelerator(config.precision) as accelerator:
-        torch.manual_seed(config.seed)
-        return _run(make_stage(accelerator), config, accelerator, newest)
+    if newest is None and (config.output / "model").exists():
+        raise ValueError(f"{config.output / 'model'} holds a finished run without checkpoints: choose another output.")
+    try:
+        with _accelerator(config.precision) as accelerator:
+            torch.manual_seed(config.seed)
+            return _run(make_stage(accelerator), config, accelerator, newest, show_progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(what_is_kept(config.output)) from None
 
 
-def _run(stage: Stage, config: RunConfig, accelerator: Accelerator, newest: Path | None) -> Path:
+def _run(stage: Stage, config: RunConfig, accelerator: Accelerator, newest: Path | None, show_progress: bool) -> Path:
+    record = new_record(stage.settings | {"processes": accelerator.num_processes})
+    if newest is not None:
+        record = resumed_record(newest, record, warn=accelerator.is_main_process)
     plain = stage.module.train().to(accelerator.device)
     plain_optimizer = _optimizer(plain, config)
-    ema = None if config.ema_decay is None else EMA(plain, config.ema_decay)
-    state = RunState(plain, plain_optimizer, ema, accelerator.scaler)
+    ema = None if config.ema_decay is None or config.ema_decay is False else EMA(plain, config.ema_decay)
+    state = RunState(plain, plain_optimizer, ema, accelerator.scaler, record)
     module, optimizer = accelerator.prepare(plain, plain_optimizer)
     start = 0 if newest is None else restore(newest, state)
+    if accelerator.is_main_process:
+        write_json(config.output / "config.json", record)
+    stage.prepare()
 
     with (
         closing(_batches(stage, accelerator, start * config.accumulate)) as batches,
-        Log(config, start, accelerator) as log,
+        Log(config, start, accelerator, show_progress=show_progress) as log,
+        stop_asked(alone=accelerator.num_processes == 1) as stop,
     ):
         for step in range(start + 1, config.steps + 1):
             for group in optimizer.param_groups:
@@ -100,19 +127,31 @@ def _run(stage: Stage, config: RunConfig, accelerator: Accelerator, newest: Path
             optimizer.zero_grad()
             if ema is not None and not accelerator.optimizer_step_was_skipped:
                 ema.update(plain)
-            log.step(step, parts, grad_norm)
+            stopping = stop()
+            log.step(step, parts, grad_norm, look=stopping)
             if accelerator.is_main_process:
-                if config.sample_every and step % config.sample_every == 0:
-                    with _averaged(plain, ema):
-                        stage.draw(config.output / "samples" / f"{step:08d}.png")
-                if step % config.checkpoint_every == 0 or step == config.steps:
-                    save(config.output / "checkpoints", step, state, keep=config.keep_checkpoints)
+                with log.paused():
+                    if step % config.checkpoint_every == 0 or step == config.steps or stopping:
+                        save(config.output / "checkpoints", step, state, keep=config.keep_checkpoints)
+                    if config.sample_every and step % config.sample_every == 0 and not stopping:
+                        _draw(stage, plain, ema, config.output / "samples" / f"{step:08d}.png")
+            if stopping:
+                raise KeyboardInterrupt
 
     if accelerator.is_main_process:
         with _averaged(plain, ema), replacing_folder(config.output / "model") as folder:
             stage.export(folder)
     accelerator.wait_for_everyone()
     return config.output / "model"
+
+
+def _draw(stage: Stage, plain: nn.Module, ema: EMA | None, path: Path) -> None:
+    """Draw a sample; one that cannot be drawn is no reason to end the run."""
+    try:
+        with _averaged(plain, ema):
+            stage.draw(path)
+    except Exception as error:
+        warnings.warn(f"{path} could not be drawn ({type(error).__name__}: {error}); training goes on.", stacklevel=2)
 
 
 def _optimizer(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
@@ -166,6 +205,8 @@ def _batches(stage: Stage, accelerator: Accelerator, first: int) -> Generator[Ba
 def _averaged(module: nn.Module, ema: EMA | None) -> Iterator[None]:
     """Within the block the module is in eval mode, without gradients, and holds its averaged weights."""
     module.eval()
-    with torch.no_grad(), nullcontext() if ema is None else ema.applied(module):
-        yield
-    module.train()
+    try:
+        with torch.no_grad(), nullcontext() if ema is None else ema.applied(module):
+            yield
+    finally:
+        module.train()

@@ -18,7 +18,9 @@ FEWEST_CHANNELS = 16
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: every singular value ends between 0.7 and 1.2.
+    """The nearest semi-orthogonal matrices, roughly: singular values end between 0.7 and 1.2.
+
+    Those that are tiny beside the matrix's norm stay small: a step multiplies them by no more than `a`.
 
     Args:
         matrices: (N, rows, columns).
@@ -27,8 +29,7 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     Returns:
         The same shape; bfloat16 where the device computes it natively, else float32.
     """
-    native = matrices.device.type == "cuda" or cpu_has_native_bfloat16()
-    x = matrices.to(torch.bfloat16 if native else torch.float32)
+    x = matrices.to(torch.bfloat16 if _native_bfloat16(matrices.device) else torch.float32)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.float().norm(dim=(-2, -1), keepdim=True).clamp(min=1e-20).to(x.dtype)
@@ -37,6 +38,10 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def _native_bfloat16(device: torch.device) -> bool:
+    return torch.cuda.is_bf16_supported(False) if device.type == "cuda" else cpu_has_native_bfloat16()
 
 
 def matrices_and_rest(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -52,9 +52,7 @@ def train_tokenizer(captions: Iterable[str], config: TextConfig) -> CLIPTokenize
 
 
 def tokenize_captions(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """Token ids of a training set, (N, L) int64; one warning tells of all captions that are cut, another if all are empty."""
-    if not any(captions):
-        warnings.warn("no picture has a caption: the model will not follow prompts.", stacklevel=2)
+    """Token ids of a training set, (N, L) int64; one warning tells of all captions that are cut."""
     with warnings.catch_warnings(record=True) as cut:
         warnings.simplefilter("always")
         ids = tokenize(tokenizer, captions)

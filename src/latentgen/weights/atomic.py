@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ def replacing(path: Path) -> Iterator[Path]:
     is missing. The file gets the permissions that the umask allows.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+    fresh = _beside(path)
     fresh.touch(exist_ok=False)
     mode = fresh.stat().st_mode & 0o777
     try:
@@ -30,6 +31,31 @@ def replacing(path: Path) -> Iterator[Path]:
         fresh.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def check_writable(path: Path) -> None:
+    """Raise now, before the work, if `path` could not be written after it; its folder is made if it is missing.
+
+    Raises:
+        OSError: naming the path and the reason.
+    """
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # a name that is too long is refused here
+        fresh = _beside(path)
+        fresh.touch(exist_ok=False)
+        fresh.unlink()
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}): give a file in a folder that you may write to."
+        ) from error
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:

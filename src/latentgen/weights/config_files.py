@@ -74,14 +74,15 @@ def write_text(path: Path, text: str) -> None:
 def component_path(root: str | os.PathLike[str], *names: str) -> Path:
     """Join names that a file gave (`model_index.json`, an index of shards) to a folder, and never leave it.
 
-    Only the names are judged: a link inside the folder may point elsewhere, as all files in the Hub's cache do.
+    A folder that turns out to be a link must lead to somewhere inside `root`. Links to single files are followed: that is
+    how the Hub's cache is built (each file is a link to the repository's `blobs`), and how large files are shared.
 
     Args:
         root: the folder.
         names: one plain file or folder name per level.
 
     Raises:
-        WeightsError: for a name with a separator or a drive, "." or "..", or nothing at all.
+        WeightsError: for a name with a separator or a drive, "." or "..", or nothing at all; for a folder that leads out.
     """
     for name in names:
         plain = (
@@ -95,4 +96,10 @@ def component_path(root: str | os.PathLike[str], *names: str) -> Path:
                 f"{name!r} is not a plain name inside {root}: a model's files must lie in its own folder. Do not use "
                 "this model unless you trust where it comes from."
             )
-    return Path(root, *names)
+    path = Path(root, *names)
+    if path.is_dir() and not path.resolve().is_relative_to(Path(root).resolve()):
+        raise WeightsError(
+            f"{path} is a link that leads out of {root}, to {path.resolve()}: a model's files must lie in its own folder. "
+            "Copy the folder to its place, if you trust it."
+        )
+    return path

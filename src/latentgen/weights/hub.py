@@ -12,6 +12,7 @@ from latentgen.weights.errors import WeightsError
 from latentgen.weights.weight_files import (
     PICKLES,
     STEMS,
+    check_some_have,
     check_variant,
     choose,
     is_shard,
@@ -27,6 +28,7 @@ ROOT_FILES = frozenset({"model_index.json", "config.json"})  # of a whole model;
 def resolve_model(
     path_or_id: str | os.PathLike[str],
     *,
+    subfolder: str | None = None,
     variant: str | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -39,17 +41,28 @@ def resolve_model(
 
     Args:
         path_or_id: an existing folder, or "owner/name".
+        subfolder: the one component that is wanted of a repository; None fetches all that a pipeline reads.
         variant: for example "fp16"; components without it come in their plain form.
         revision: branch, tag or commit; None is "main".
         cache_dir: None is the Hub client's own cache (`HF_HOME`, `HF_HUB_CACHE`).
         local_files_only: never use the network, as when `HF_HUB_OFFLINE=1` is set.
         token: for private and gated repositories; None is the one that `hf auth login` stored.
 
+    Returns:
+        The model's folder; a `subfolder` is inside it.
+
     Raises:
         WeightsError: naming what was looked for, where, and how to get it.
+        ValueError: for an argument of a wrong type.
     """
     check_variant(variant)
-    name = os.fspath(path_or_id)
+    if not isinstance(path_or_id, str | os.PathLike) or not isinstance(name := os.fspath(path_or_id), str):
+        raise ValueError(
+            f"{path_or_id!r} is not a model: give the path of a folder, or a Hub id of the form owner/name."
+        )
+    for argument, value in (("subfolder", subfolder), ("revision", revision)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{argument}={value!r} is a {type(value).__name__}; it must be a text or None.")
     if not name:
         raise WeightsError("No model was named: give a folder, or a Hub id of the form owner/name.")
     path = Path(os.path.expanduser(name))
@@ -64,8 +77,14 @@ def resolve_model(
         )
     _check_id(name)
     if local_files_only or _offline():
-        return _from_cache(name, revision, cache_dir, "the network is not used (HF_HUB_OFFLINE or local_files_only)")
-    return _download(name, variant, revision, cache_dir, token)
+        why = "the network is not used (HF_HUB_OFFLINE or local_files_only)"
+        return _from_cache(name, subfolder, revision, cache_dir, why)
+    return _download(name, subfolder, variant, revision, cache_dir, token)
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder of the Hub's cache holds, as `resolve_model` returned it; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def _looks_like_a_path(name: str) -> bool:
@@ -91,14 +110,16 @@ def _offline() -> bool:
     return constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
-def _from_cache(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, reason: str) -> Path:
+def _from_cache(
+    name: str, subfolder: str | None, revision: str | None, cache_dir: str | os.PathLike[str] | None, reason: str
+) -> Path:
     """The snapshot that the cache has, without asking anyone whether it is whole: the loaders see what is missing."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    for file in sorted(ROOT_FILES, reverse=True):
+    for file in sorted(ROOT_FILES, reverse=True) if subfolder is None else [f"{subfolder.strip('/')}/config.json"]:
         found = try_to_load_from_cache(name, file, cache_dir=cache_dir, revision=revision)
         if isinstance(found, str):
-            return Path(found).parent
+            return Path(found).parents[file.count("/")]
     raise WeightsError(
         f"{name} (revision {revision or 'main'}) is not in the cache {cache_dir or constants.HF_HUB_CACHE}, and "
         f"{reason}. With a network, run `hf download {name}`, or unset HF_HUB_OFFLINE and pass local_files_only=False; "
@@ -108,6 +129,7 @@ def _from_cache(name: str, revision: str | None, cache_dir: str | os.PathLike[st
 
 def _download(
     name: str,
+    subfolder: str | None,
     variant: str | None,
     revision: str | None,
     cache_dir: str | os.PathLike[str] | None,
@@ -127,11 +149,11 @@ def _download(
         listing = HfApi(token=token).model_info(name, revision=revision, timeout=20)
         names = [file.rfilename for file in listing.siblings or []]
         index: Mapping[str, object] | None = None
-        if "model_index.json" in names:
+        if subfolder is None and "model_index.json" in names:
             index = read_json(
                 hf_hub_download(name, "model_index.json", revision=revision, cache_dir=cache_dir, token=token)
             )
-        files = files_to_fetch(names, index, variant, name)
+        files = files_to_fetch(names, index, variant, name, subfolder)
         # Names are given as patterns; a bracket in a name would be read as a set of characters.
         patterns = [file.replace("[", "[[]") for file in files]
         return Path(
@@ -153,39 +175,47 @@ def _download(
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, ConnectionError, TimeoutError) as error:
         why = f"the Hub cannot be reached ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        folder = _from_cache(name, revision, cache_dir, why)
+        folder = _from_cache(name, subfolder, revision, cache_dir, why)
         warnings.warn(f"{why}: {name} is read from the cache, {folder}.", stacklevel=3)
         return folder
 
 
 def files_to_fetch(
-    names: Collection[str], index: Mapping[str, object] | None, variant: str | None, repository: str
+    names: Collection[str],
+    index: Mapping[str, object] | None,
+    variant: str | None,
+    repository: str,
+    subfolder: str | None = None,
 ) -> list[str]:
-    """Choose among a repository's files those that a pipeline reads.
+    """Choose among a repository's files those that a pipeline, or one component, reads.
 
     Args:
         names: paths of all files, with "/" between folder and name.
         index: content of `model_index.json`; None for a repository that is a single component.
         variant: as in `resolve_model`.
         repository: its name, for errors.
+        subfolder: the one component that is wanted.
 
     Raises:
-        WeightsError: if a component has pickles only.
+        WeightsError: if a component has pickles only, or none has the variant.
     """
     folders: dict[str, list[str]] = {}
     for path in names:
         folder, _, file = path.rpartition("/")
         folders.setdefault(folder, []).append(file)
-    root = folders.pop("", [])
     if index is None:
-        wanted = [file for file in root if file == "config.json"] + _weights(repository, root, variant)
+        place = (subfolder or "").strip("/")
+        there = folders.get(place, [])
+        where = f"{repository}/{place}" if place else repository
+        wanted = [file for file in there if file == "config.json"] + _weights(where, there, variant)
         if not wanted:
-            raise WeightsError(
-                f"{repository} holds no model that can be read: model_index.json or config.json is missing."
-            )
-        return sorted(wanted)
+            missing = "config.json" if place else "model_index.json or config.json"
+            raise WeightsError(f"{where} holds no model that can be read: {missing} is missing.")
+        return sorted(f"{place}/{file}" if place else file for file in wanted)
     wanted = ["model_index.json"]
-    for component in sorted(_components(index) & folders.keys()):
+    components = _components(index) & folders.keys()
+    check_some_have(variant, {name: folders[name] for name in components}, repository)
+    for component in sorted(components):
         there = folders[component]
         settings = [file for file in there if file.endswith((".json", ".txt")) and ".index." not in file]
         wanted += [

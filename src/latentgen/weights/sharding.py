@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +85,7 @@ def save_tensors(
     stem: str,
     tensors: Mapping[str, Tensor],
     variant: str | None = None,
-    max_shard_size: int | str = "10GB",
+    max_shard_size: int | str | None = "10GB",
 ) -> None:
     """Write a component's weights as diffusers and transformers do, and remove what an earlier save left beside them.
 
@@ -94,7 +94,7 @@ def save_tensors(
         stem: as in `load_tensors`.
         tensors: names and values.
         variant: for example "fp16"; goes into the file's name only, nothing is cast.
-        max_shard_size: bytes, or "10GB", "500MB": weights above it go into several files and an index.
+        max_shard_size: bytes, or "10GB", "500MB": weights above it go into several files and an index. None is no limit.
 
     Raises:
         ValueError: for a size or a variant that is not one.
@@ -102,7 +102,7 @@ def save_tensors(
     """
     check_variant(variant)
     folder = Path(folder)
-    shards = _split(tensors, _bytes(max_shard_size))
+    shards = _split(tensors, shard_limit(max_shard_size))
     files = {single_name(stem, variant): shards[0]}
     if len(shards) > 1:
         files = {shard_name(stem, variant, i + 1, len(shards)): shard for i, shard in enumerate(shards)}
@@ -121,7 +121,7 @@ def save_tensors(
             (folder / name).unlink()
 
 
-def _split(tensors: Mapping[str, Tensor], limit: float) -> list[dict[str, Tensor]]:
+def _split(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
     """Fill shards in the order of `tensors`; one that is larger than the limit stands alone."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
@@ -134,14 +134,27 @@ def _split(tensors: Mapping[str, Tensor], limit: float) -> list[dict[str, Tensor
     return shards
 
 
-def _bytes(size: int | str) -> float:
+def shard_limit(size: int | str | None) -> int:
+    """The most bytes that a file of weights may have.
+
+    Args:
+        size: bytes, or a number with a unit, as "10GB" or "1.5 GiB"; None is no limit.
+
+    Raises:
+        ValueError: if it is none of these, or less than 1 byte.
+    """
+    if size is None:
+        return sys.maxsize
+    number: float | None = None
     if isinstance(size, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
-        value = float(match[1]) * UNITS.get(match[2].upper(), math.nan) if match else math.nan
-    else:
-        value = float(size)
-    if not value >= 1:
+        if match and match[2].upper() in UNITS:
+            number = float(match[1]) * UNITS[match[2].upper()]
+    elif isinstance(size, int | float) and not isinstance(size, bool):
+        number = size
+    if number is None or not 1 <= number <= sys.maxsize:
         raise ValueError(
-            f"max_shard_size={size!r} is not a size: give a number of bytes, or for example '10GB' or '500MB'."
+            f"max_shard_size={size!r} is not a size: give a number of bytes, for example '10GB' or '500MB', or None for "
+            "no limit."
         )
-    return value
+    return int(number)

@@ -73,19 +73,30 @@ def _check(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source
     quantised = [name for name in both if expected[name].is_floating_point() and not tensors[name].is_floating_point()]
     if not (missing or unexpected or shaped or quantised):
         return
-    lines = [f"{source} does not fit its config.json:"]
-    lines += _list(
-        [
+    findings = {
+        "of another shape": [
             f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(expected[name].shape)} in the model"
             for name in shaped
-        ]
-    )
-    lines += _list([f"{name} {tuple(expected[name].shape)} is missing in the file" for name in missing])
-    lines += _list([f"{name} {tuple(tensors[name].shape)} is in the file and not in the model" for name in unexpected])
-    lines += _list(
-        [f"{name} is {tensors[name].dtype} in the file: quantised weights cannot be read" for name in quantised]
-    )
-    raise WeightsError("\n".join([*lines, _remedy(expected, tensors, unexpected)]))
+        ],
+        "missing": [f"{name} {tuple(expected[name].shape)} is missing in the file" for name in missing],
+        "unexpected": [
+            f"{name} {tuple(tensors[name].shape)} is in the file and not in the model" for name in unexpected
+        ],
+        "quantised": [
+            f"{name} is {tensors[name].dtype} in the file: quantised weights cannot be read" for name in quantised
+        ],
+    }
+    raise WeightsError(_message(source, findings, _remedy(expected, tensors, unexpected)))
+
+
+def _message(source: str, findings: Mapping[str, list[str]], remedy: str) -> str:
+    """One line that says it all: how many of each kind, the first, and the remedy; where there are more, a list follows."""
+    counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in findings.items() if lines)
+    every = [line for lines in findings.values() for line in lines]
+    first = f"{source} does not fit its config.json (tensors: {counts}): {every[0]}. {remedy}"
+    if len(every) == 1:
+        return first
+    return "\n".join([first, *(line for lines in findings.values() for line in _list(lines))])
 
 
 def _list(lines: list[str]) -> list[str]:

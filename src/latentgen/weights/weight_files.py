@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from latentgen.weights.errors import WeightsError
 
@@ -13,8 +13,8 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 def check_variant(variant: str | None) -> None:
     """Refuse a variant that could not stand between two dots of a file name."""
-    if variant is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", variant):
-        raise ValueError(f"variant={variant!r} must be letters, digits, _ or -, for example 'fp16'.")
+    if variant is not None and not (isinstance(variant, str) and re.fullmatch(r"[A-Za-z0-9_-]+", variant)):
+        raise ValueError(f"variant={variant!r} must be a text of letters, digits, _ or -, for example 'fp16'.")
 
 
 def single_name(stem: str, variant: str | None) -> str:
@@ -63,11 +63,38 @@ def choose(names: Collection[str], stem: str, variant: str | None) -> tuple[str,
     return None
 
 
+def check_some_have(variant: str | None, folders: Mapping[str, Collection[str]], where: str) -> None:
+    """Refuse a variant that no component of a model has: whoever asks for it expects other files than the plain ones.
+
+    Args:
+        variant: None asks for nothing.
+        folders: the names of the files in each component's folder.
+        where: the model, for the error.
+
+    Raises:
+        WeightsError: if there are weights, and none of this variant.
+    """
+    chosen = [found for names in folders.values() for stem in STEMS if (found := choose(names, stem, variant))]
+    if variant is None or not chosen or any(found == variant for _, found in chosen):
+        return
+    others = sorted({v for names in folders.values() for stem in STEMS for v in _variants(names, stem)})
+    there = f"it has {', '.join(map(repr, others))} and plain ones" if others else "it has plain ones only"
+    raise WeightsError(
+        f"{where} has no weights of the variant {variant!r} in any component; {there}. Leave the variant out, or give one "
+        "that is there; the dtype to run in does not depend on it."
+    )
+
+
+def _variants(names: Collection[str], stem: str) -> list[str]:
+    """The variants that a folder's weights come in."""
+    pattern = re.compile(rf"{re.escape(stem)}\.([A-Za-z0-9_-]+?)(?:-\d{{5}}-of-\d{{5}})?\.safetensors")
+    return sorted({match[1] for name in names if (match := pattern.fullmatch(name))})
+
+
 def nothing_found(where: str, names: Collection[str], stem: str, variant: str | None) -> WeightsError:
     """The error for a folder without usable weights: what was looked for, what is there, and what to do."""
     looked = [name for v in dict.fromkeys((variant, None)) for name in (single_name(stem, v), *index_names(stem, v))]
-    pattern = re.compile(rf"{re.escape(stem)}\.([A-Za-z0-9_-]+?)(?:-\d{{5}}-of-\d{{5}})?\.safetensors")
-    variants = sorted({match[1] for name in names if (match := pattern.fullmatch(name))})
+    variants = _variants(names, stem)
     pickles = sorted(name for name in names if name.endswith(PICKLES))
     if variants:
         remedy = f"Pass variant={' or '.join(map(repr, variants))} to read what is there."

@@ -1,0 +1,114 @@
+"""What a run starts from: a first stage, or a whole model to go on with; and whether it fits what the run's file says."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from latentgen.models.autoencoder_kl import AutoencoderConfig, AutoencoderKL
+from latentgen.schedulers import Scheduler
+from latentgen.schedulers.config import TRAINED
+from latentgen.training.config import TextConfig
+from latentgen.training.fingerprints import weights_fingerprint
+from latentgen.weights.config_files import read_json
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+PARTS = ("unet", "text_encoder", "tokenizer")
+
+
+def autoencoder_folder(path: Path) -> Path:
+    """`path`, or its `vae/` if it is the folder of a whole model."""
+    whole = not (path / "config.json").exists() and (path / "vae" / "config.json").exists()
+    return path / "vae" if whole else path
+
+
+def check_whole_model(folder: Path) -> None:
+    """Raise ValueError unless `folder` has the parts of a model that stage 2 goes on with."""
+    if missing := [name for name in PARTS if not (folder / name).is_dir()]:
+        raise ValueError(
+            f"[run] init_from: {folder} has no {', '.join(f'{name}/' for name in missing)}; stage 2 starts from the folder "
+            "of a whole model, on this machine."
+        )
+
+
+def check_pixels(config: AutoencoderConfig, where: str) -> None:
+    """Raise ValueError unless an autoencoder is for pictures in RGB, which is what training reads."""
+    if (config.in_channels, config.out_channels) != (3, 3):
+        raise ValueError(
+            f"{where} has in_channels={config.in_channels} and out_channels={config.out_channels}; pictures are read with 3 "
+            "channels, grey ones too: leave both at 3."
+        )
+
+
+def check_agreement(section: str, settings: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
+    """Raise ValueError unless what the run's file asks for is what was `found` in `folder`."""
+    for name, value in settings.items():
+        wanted = tuple(value) if isinstance(value, list) else value
+        if found.get(name, wanted) != wanted:
+            raise ValueError(
+                f"[{section}] {name}={value} does not agree with init_from: {folder} has {found[name]}. Say the same, or "
+                "leave it out."
+            )
+
+
+def check_text(text: TextConfig, tokenizer: CLIPTokenizer, encoder: CLIPTextModel, folder: Path) -> None:
+    """Raise ValueError unless a [text] section fits the text encoder and the tokenizer of `folder`."""
+    check_agreement("text", text_sizes(text), text_sizes(encoder.config), folder / "text_encoder")
+    check_agreement("text", {"max_length": text.max_length}, {"max_length": tokenizer.model_max_length}, folder)
+    if len(tokenizer) > text.vocab_size:
+        raise ValueError(
+            f"[text] vocab_size={text.vocab_size} does not agree with init_from: {folder / 'tokenizer'} has "
+            f"{len(tokenizer)} entries. Say the same, or leave it out."
+        )
+
+
+def text_sizes(config: Any) -> dict[str, int]:
+    """The sizes of a text encoder, from its own config or a `TextConfig`."""
+    return {n: getattr(config, n) for n in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+
+
+def latent_facts(autoencoder: AutoencoderKL) -> dict[str, Any]:
+    """What decides which latent a picture has, and the scale at which a diffusion model sees it."""
+    inner = (pair for pair in autoencoder.state_dict().items() if pair[0].startswith(("encoder.", "quant_conv.")))
+    config = autoencoder.config
+    return {
+        "encoder": weights_fingerprint(inner),
+        "scaling_factor": config.scaling_factor,
+        "shift_factor": config.shift_factor,
+    }
+
+
+def warn_of_another_start(folder: Path, scheduler: Scheduler, autoencoder: AutoencoderKL, source: Path) -> None:
+    """Say so where the model in `folder` learnt with another noise schedule, prediction type or first stage.
+
+    Args:
+        folder: that the run starts from.
+        scheduler: of the run.
+        autoencoder: of the run, which was read from `source`.
+    """
+    config = folder / "scheduler" / "scheduler_config.json"
+    given = read_json(config) if config.exists() else {}
+    for name in TRAINED if given else ():
+        theirs = getattr(Scheduler, name) if given.get(name) is None else given[name]
+        theirs, ours = tuple(theirs) if isinstance(theirs, list) else theirs, getattr(scheduler, name)
+        if theirs != ours:
+            warnings.warn(
+                f"[scheduler] {name}={ours!r}, but init_from has {theirs!r} in {config}: the network has to learn anew "
+                "what its output means.",
+                stacklevel=2,
+            )
+    vae = folder / "vae"
+    if vae.is_dir() and not vae.samefile(source):
+        facts = latent_facts(AutoencoderKL.from_pretrained(vae, device="cpu", dtype=torch.float32))
+        if differing := [name for name, fact in latent_facts(autoencoder).items() if fact != facts[name]]:
+            warnings.warn(
+                f"{source} is not the first stage that init_from learnt with ({', '.join(differing)} of {vae} differ): the "
+                "network has to get used to other latents.",
+                stacklevel=2,
+            )
