@@ -36,6 +36,13 @@ def bundled() -> str:
     return "\n".join(rows)
 
 
+def checker() -> str:
+    """How often the checker is right about pictures whose truth is known."""
+    rows = ["| what | pictures | share |", "| --- | --- | --- |"]
+    rows += [f"| {row['what']} | {row['pictures']} | {100 * row['share']:.1f} % |" for row in read("checker.json")]
+    return "\n".join(rows)
+
+
 def parity() -> str:
     """What `pytest --record` measured."""
     return "\n".join(
@@ -76,6 +83,7 @@ def benchmark(name: str) -> str:
 
 FIGURES: dict[str, Callable[[], str]] = {
     "bundled": bundled,
+    "checker": checker,
     "parity": parity,
     "summary": summary,
     "benchmark_cpu": lambda: benchmark("benchmarks.json"),

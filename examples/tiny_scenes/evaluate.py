@@ -25,10 +25,13 @@ from latentgen.bundled import BUNDLED_GUIDANCE
 SETS = {"one thing, withheld pairs": (1, "withheld"), "two things, any pairs": (2, "any")}
 BATCH = 32
 
+STREAM = 0x6576616C
+"""Sets these captions apart from the training scenes: picture k of data set s is drawn from the stream (s, k)."""
+
 
 def captions(things: int, pairs: str, count: int, seed: int) -> list[tuple[Scene, str]]:
     """Random scenes and what they are called."""
-    rng = np.random.default_rng((seed, things))
+    rng = np.random.default_rng((STREAM, seed, things))
     scenes = [sample_scene(rng, things=things, pairs=pairs) for _ in range(count)]
     return [(scene, caption(scene, rng)) for scene in scenes]
 

@@ -43,15 +43,21 @@ def write_folder(start: int, *, root: Path, count: int, size: int, seed: int) ->
 
 
 def make_dataset(out: Path, *, count: int, size: int, seed: int, workers: int) -> None:
-    """Writes `count` pictures of size x size pixels and their metadata under out/train."""
+    """Writes `count` pictures of size x size pixels and their metadata under out/train.
+
+    The metadata gets its name at the end: where it is, all pictures are.
+    """
     root = out / "train"
     root.mkdir(parents=True, exist_ok=True)
+    whole, begun = root / "metadata.jsonl", root / "metadata.jsonl.part"
+    whole.unlink(missing_ok=True)
     work = partial(write_folder, root=root, count=count, size=size, seed=seed)
     starts = range(0, count, PER_FOLDER)
-    with Pool(workers) as pool, open(root / "metadata.jsonl", "w", encoding="ascii") as metadata:
+    with Pool(workers) as pool, open(begun, "w", encoding="ascii") as metadata:
         for start, lines in zip(starts, pool.imap(work, starts), strict=True):
             metadata.write(lines)
             print(f"{min(start + PER_FOLDER, count)} of {count} pictures", flush=True)
+    begun.replace(whole)
 
 
 def main() -> None:

@@ -27,6 +27,9 @@ GAP = 0.04
 """Least distance between two things along the axis of their relation."""
 
 STYLES = ("plain", "striped", "gradient")
+TURNS = {"plain": 1, "striped": 4, "gradient": 8}
+"""In how many directions, 45 degrees apart, each style may run."""
+
 STRIPES = 7
 """Periods of the stripes across the width."""
 
@@ -110,13 +113,12 @@ def sample_scene(rng: np.random.Generator, *, things: int | None = None, pairs: 
         centres = _place_two(rng, radii, relation)
     parts = zip(sizes, looks, centres, radii, strict=True)
     style = _pick(rng, STYLES)
-    turns = {"plain": 1, "striped": 4, "gradient": 8}[style]
     return Scene(
         things=tuple(Thing(size, *look, float(x), float(y), float(r)) for size, look, (x, y), r in parts),
         relation=relation,
         background=_pick(rng, tuple(BACKGROUNDS)),
         style=style,
-        angle=45 * int(rng.integers(turns)),
+        angle=45 * int(rng.integers(TURNS[style])),
     )
 
 
@@ -143,30 +145,44 @@ def _place_two(rng: np.random.Generator, radii: list[float], relation: str) -> l
 
 def render(scene: Scene, size: int = 128) -> Image.Image:
     """Paints a scene as an antialiased RGB picture of size x size pixels."""
-    picture = Image.fromarray(_backdrop(scene, size))
-    for thing in scene.things:
+    picture = Image.fromarray(shade(scene.background, backdrop_amount(scene.style, scene.angle, size)))
+    paint_things(picture, scene.things)
+    return picture
+
+
+def paint_things(picture: Image.Image, things: tuple[Thing, ...]) -> None:
+    """Paints things into a square RGB picture."""
+    size = picture.width
+    for thing in things:
         left, top = (int((centre - thing.radius) * size) - 1 for centre in (thing.x, thing.y))
         box = math.ceil(2 * thing.radius * size) + 3
         centre = (thing.x * size - left, thing.y * size - top)
         mask = shape_mask(thing.shape, box, box, centre, thing.radius * size)
         picture.paste(COLOURS[thing.colour], (left, top), mask)
-    return picture
 
 
-def _backdrop(scene: Scene, size: int) -> np.ndarray:
-    """The background alone, uint8 (size, size, 3)."""
-    dark, light = (np.array(shade, dtype=np.float32) for shade in BACKGROUNDS[scene.background])
-    angle = math.radians(scene.angle)
+def shade(background: str, amount: np.ndarray) -> np.ndarray:
+    """A background, uint8 (size, size, 3); `amount` (size, size) is 0 for its dark shade and 1 for its light one."""
+    dark, light = (np.array(colour, dtype=np.float32) for colour in BACKGROUNDS[background])
+    return np.rint(dark + (light - dark) * amount[..., None]).clip(0, 255).astype(np.uint8)
+
+
+def backdrop_amount(style: str, angle: int, size: int, phase: float = 0.0) -> np.ndarray:
+    """How light a background is, float (size, size) in 0..1; `phase` moves stripes by that many periods."""
+    way = way_along(angle, size)
+    if style == "striped":
+        wave = np.abs((way * STRIPES + phase) % 1 - 0.5) - 0.25  # 0 on every edge between two stripes
+        return np.clip(wave * size / STRIPES + 0.5, 0, 1)
+    if style == "gradient":
+        return way / (abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle)))) + 0.5
+    return np.full((size, size), 0.5, dtype=np.float32)
+
+
+def way_along(angle: int, size: int) -> np.ndarray:
+    """How far every pixel lies from the centre in a direction, (size, size), -0.5..0.5 and more on a diagonal."""
+    radians = math.radians(angle)
     x = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-    way = x[None, :] * math.cos(angle) + x[:, None] * math.sin(angle)  # -0.5..0.5, more on a diagonal
-    if scene.style == "striped":
-        wave = np.abs((way * STRIPES) % 1 - 0.5) - 0.25  # 0 on every edge between two stripes
-        amount = np.clip(wave * size / STRIPES + 0.5, 0, 1)
-    elif scene.style == "gradient":
-        amount = way / (abs(math.cos(angle)) + abs(math.sin(angle))) + 0.5
-    else:
-        amount = np.full((size, size), 0.5, dtype=np.float32)
-    return np.rint(dark + (light - dark) * amount[..., None]).astype(np.uint8)
+    return x[None, :] * math.cos(radians) + x[:, None] * math.sin(radians)
 
 
 _ONE = (
