@@ -10,8 +10,9 @@ from math import inf
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import pairing, processes
+from benchmarks import machine, pairing, processes
 from benchmarks.merging import check_same, merge
 from benchmarks.pairing import Pairing, take_turns
 from benchmarks.processes import run_lives
@@ -70,6 +71,22 @@ def test_no_round_is_begun_that_would_end_too_late(monkeypatch, seconds, rounds)
     turns = take_turns({"a": call}, 5, seconds=seconds, on_round=told.append)
     assert turns.seconds == {"a": [10] * rounds}
     assert told == list(range(rounds))
+
+
+def test_matmul_rate_is_that_of_the_fastest_way_to_multiply(monkeypatch):
+    seen = []
+
+    def take_turns(ways, rounds, **_):
+        seen.append({name: way() for name, way in ways.items()})
+        return pairing.Turns({"product": [4.0, 4.0], "linear": [2.0, 1.0, 9.0], "convolution": [3.0]}, {})
+
+    monkeypatch.setattr(machine, "take_turns", take_turns)
+    assert machine.matmul_rate("cpu", torch.float32, 16) == 2 * 16**3 / 2.0
+    product, linear, convolution = seen[-1].values()
+    a, b = (torch.randn(16, 16, generator=generator) for generator in [torch.Generator().manual_seed(0)] for _ in "ab")
+    assert torch.allclose(product, a @ b, atol=1e-5)
+    assert torch.allclose(linear, a @ b.T, atol=1e-5)
+    assert torch.allclose(convolution[0, :, 0].T, linear, atol=1e-5)
 
 
 def test_fresh_processes_take_turns_at_being_first_and_all_tell_their_memory(monkeypatch):
