@@ -86,6 +86,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
+    except MemoryError:  # says nothing about the file
+        raise
     except Exception as error:
         raise WeightsError(
             f"{path} cannot be read as a safetensors file ({error}). {_remedy(path, str(error))}"
