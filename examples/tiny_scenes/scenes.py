@@ -98,10 +98,10 @@ def sample_scene(rng: np.random.Generator, *, things: int | None = None, pairs: 
 
     Args:
         rng: Source of randomness.
-        things: 1 or 2; None takes one thing in 40 % of the scenes and two in the others.
+        things: 1 or 2; None takes one thing in a quarter of the scenes and two in the others.
         pairs: Which (colour, shape) pairs every thing is taken from: "train", "withheld" or "any".
     """
-    count = things or (1 if rng.random() < 0.4 else 2)
+    count = things or (1 if rng.random() < 0.25 else 2)
     pool = _PAIRS[pairs]
     looks = [pool[i] for i in rng.choice(len(pool), size=count, replace=False)]
     sizes = [_pick(rng, tuple(RADII)) for _ in range(count)]

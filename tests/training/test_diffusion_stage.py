@@ -19,7 +19,7 @@ from latentgen.nn.attention import Transformer2D
 from latentgen.nn.resnet import ResnetBlock
 from latentgen.training import train_diffusion
 from latentgen.training.data import load_picture, to_tensor
-from latentgen.training.diffusion import DiffusionStage
+from latentgen.training.diffusion import DiffusionStage, shifted_timesteps
 from latentgen.training.image_folder import read_folder
 from latentgen.training.latents import encode_pictures
 
@@ -72,6 +72,26 @@ def test_noise_and_timesteps_are_what_they_should_be(stage):
     eps = torch.cat([b["eps"] for b in batches])
     assert float(eps.mean()) == pytest.approx(0, abs=0.01)
     assert float(eps.std()) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 2.0, 3.0])
+def test_timesteps_are_shifted_towards_noise_as_the_formula_says(shift):
+    """Solved for u, t = s u / (1 + (s - 1) u) says which share of the timesteps lies above any t."""
+    timesteps = shifted_timesteps(torch.arange(100_000, dtype=torch.float64) / 100_000, shift, 1000)
+    assert timesteps.dtype == torch.int64
+    assert (int(timesteps[0]), int(timesteps[-1])) == (0, 999)
+    assert len(timesteps.unique()) == 1000  # none is left out
+    for t in (0.1, 0.5, 0.7):
+        above = float((timesteps >= 1000 * t).double().mean())
+        assert above == pytest.approx(1 - t / (shift - (shift - 1) * t), abs=1e-4)
+
+
+def test_batches_are_drawn_with_the_shift_of_the_settings(stage, diffusion_config, accelerator):
+    config = changed(diffusion_config, run={"output": stage.config.run.output}, timestep_shift=4.0)
+    shifted = ready(DiffusionStage(config, accelerator))
+    for index in range(20):
+        before, after = (s.batch(index, 0, 1)["timesteps"].double() / 1000 for s in (stage, shifted))
+        assert torch.allclose(after, 4 * before / (1 + 3 * before), atol=4e-3)
 
 
 def test_share_of_dropped_conditions(stage):

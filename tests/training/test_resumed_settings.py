@@ -34,6 +34,7 @@ TOLD = {
     "first stage decoder": "89ab",
     "pictures": "24 with fingerprint cdef",
     "condition_dropout": 0.1,
+    "timestep_shift": 1.0,
 }
 FREE = {
     "[run] steps": 60,

@@ -84,6 +84,8 @@ def test_errors_name_file_and_key(tmp_path, old, new, message):
     ("old", "new", "message"),
     [
         ("condition_dropout = 0.25", "condition_dropout = 1.5", r"condition_dropout=1.5 must be in \[0, 1\]"),
+        ("condition_dropout = 0.25", "timestep_shift = 0.0", r"timestep_shift=0.0 must be above 0"),
+        ("condition_dropout = 0.25", "timestep_shift = inf", r"timestep_shift=inf must be a finite number"),
         ('autoencoder = "autoencoder/model"', "", "lacks autoencoder"),
         ("vocab_size = 530", "vocab_size = 100", r"\[text\] vocab_size=100 must be at least 514"),
         ("hidden_size = 16", "hidden_size = 17", r"\[text\] hidden_size=17 must be a multiple"),

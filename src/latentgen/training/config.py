@@ -211,6 +211,7 @@ class DiffusionTraining:
         scheduler: what `scheduler_config.json` will hold, `_class_name` included.
         text: None is the defaults of `TextConfig`, or whatever `init_from` has.
         condition_dropout: part of the captions replaced by the empty one, for classifier-free guidance.
+        timestep_shift: above 1, noisy timesteps, which decide what is where, are drawn more often (`shifted_timesteps`).
     """
 
     data: DataConfig
@@ -221,10 +222,13 @@ class DiffusionTraining:
     text: TextConfig | None = None
     samples: SampleConfig = field(default_factory=SampleConfig)
     condition_dropout: float = 0.1
+    timestep_shift: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"condition_dropout={self.condition_dropout} must be in [0, 1].")
+        if not 0 < self.timestep_shift < math.inf:
+            raise ValueError(f"timestep_shift={self.timestep_shift} must be above 0; 1 draws all timesteps alike.")
         _check_network("unet", UNet2DConditionModel, self.unet)
         self.make_scheduler().plan(self.samples.num_inference_steps)
 
