@@ -6,12 +6,12 @@ python examples/tiny_scenes/bundle.py runs/tiny_scenes/diffusion/model src/laten
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 import torch
 
 from latentgen import Text2ImagePipeline
+from latentgen.training.folders import replacing_folder
 
 LIMIT = 20_000_000  # bytes
 
@@ -25,12 +25,12 @@ def main() -> None:
     pipe = Text2ImagePipeline.from_pretrained(arguments.source, device="cpu", dtype="float32")
     for module in (pipe.vae, pipe.unet, pipe.text_encoder):
         module.to(torch.float16)
-    shutil.rmtree(arguments.target, ignore_errors=True)
-    pipe.save_pretrained(arguments.target)
-    size = sum(path.stat().st_size for path in arguments.target.rglob("*") if path.is_file())
+    with replacing_folder(arguments.target) as fresh:
+        pipe.save_pretrained(fresh)
+        size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
+        if size > LIMIT:
+            raise SystemExit(f"the bundled model must have at most {LIMIT} bytes; this one has {size}")
     print(f"{arguments.target}: {size} bytes")
-    if size > LIMIT:
-        raise SystemExit(f"the bundled model must have at most {LIMIT} bytes")
 
 
 if __name__ == "__main__":

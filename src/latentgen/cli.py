@@ -241,6 +241,8 @@ def _seeds(first: int | None, count: int) -> list[int | None]:
 
 def _model_folder(arguments: argparse.Namespace) -> Path:
     if arguments.model == BUNDLED:
+        if arguments.revision is not None:
+            raise ValueError(f"--revision {arguments.revision} is of a model on the Hub: name one with --model.")
         return bundled_model()
     return resolve_model(arguments.model, variant=arguments.variant, revision=arguments.revision)
 

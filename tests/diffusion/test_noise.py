@@ -11,7 +11,7 @@ SHAPE = (4, 6, 5)
 def draws(seeds, steps=3):
     """(1 + steps, B, C, h, w): the start and the noise of each step."""
     stream = NoiseStream(seeds, SHAPE)
-    return torch.stack([stream.initial, *(stream(i) for i in range(steps))])
+    return torch.stack([stream.draw(), *(stream(i) for i in range(steps))])
 
 
 @pytest.mark.parametrize("seeds", [[7], [7, 8], [1, 7, 3], [5, 6, 4, 7], [9, 9, 7]])
@@ -22,7 +22,7 @@ def test_an_images_noise_does_not_depend_on_its_neighbours(seeds):
 
 def test_the_start_is_what_torch_draws_from_the_seed():
     expected = torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(7))
-    assert torch.equal(NoiseStream([7], SHAPE).initial, expected)
+    assert torch.equal(NoiseStream([7], SHAPE).draw(), expected)
 
 
 def test_other_seeds_and_other_steps_draw_other_noise():
@@ -61,12 +61,13 @@ def test_large_seeds_are_seeds_of_their_own():
 
 def test_a_large_seeds_noise_is_standard_normal_and_the_same_each_time():
     noise = NoiseStream([5 + 2**32], (4, 100, 100))
-    assert noise.initial.shape == (1, 4, 100, 100)
-    assert noise.initial.dtype == torch.float32
-    for draw in (noise.initial, noise(0)):
+    start = noise.draw()
+    assert start.shape == (1, 4, 100, 100)
+    assert start.dtype == torch.float32
+    for draw in (start, noise(0)):
         assert abs(draw.mean()) < 0.02
         assert draw.std().item() == pytest.approx(1, abs=0.02)
-    assert torch.equal(noise.initial, NoiseStream([5 + 2**32], (4, 100, 100)).initial)
+    assert torch.equal(start, NoiseStream([5 + 2**32], (4, 100, 100)).draw())
     # Of Mersenne Twister seeded with the words 5 and 1; NumPy promises never to change these numbers (NEP 19).
     expected = np.random.RandomState([5, 1]).standard_normal(3).astype(np.float32)
-    assert noise.initial.flatten()[:3].tolist() == expected.tolist()
+    assert start.flatten()[:3].tolist() == expected.tolist()

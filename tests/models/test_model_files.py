@@ -92,7 +92,7 @@ def test_a_known_key_that_asks_for_more_is_named(unet_folder, key, value):
 @pytest.mark.parametrize(
     ("key", "value"),
     [("block_out_channels", 16), ("block_out_channels", []), ("layers_per_block", "2"), ("norm_num_groups", 0),
-     ("cross_attention_dim", None), ("in_channels", -4), ("sample_size", 1.5), ("transformer_layers_per_block", [1, 1, 1]),
+     ("cross_attention_dim", None), ("in_channels", -4), ("sample_size", 1.5), ("transformer_layers_per_block", [1, 1, 2]),
      ("use_linear_projection", "yes"), ("norm_eps", "small"), ("norm_eps", float("inf")), ("down_block_types", "DownBlock2D"),
      ("only_cross_attention", 1), ("layers_per_block", True), ("in_channels", 10**9), ("sample_size", [8]),
      ("sample_size", [8, 8, 8]), ("sample_size", [8, 0]), ("norm_eps", -1e-5), ("norm_eps", 0)],
@@ -102,6 +102,16 @@ def test_a_value_of_a_wrong_kind_is_named(unet_folder, key, value):
     edited = tuple(value) if isinstance(value, list) else value
     with pytest.raises(WeightsError, match=rf"config.json: {key}={re.escape(repr(edited))} does not fit; it must be "):
         UNet2DConditionModel.from_pretrained(unet_folder, **F32)
+
+
+def test_null_is_false_and_equal_counts_are_one(unet_folder):
+    plain = UNet2DConditionModel.from_pretrained(unet_folder, **F32).config
+    edit(unet_folder, upcast_attention=None, only_cross_attention=None, transformer_layers_per_block=[1, 1, 1])
+    assert UNet2DConditionModel.from_pretrained(unet_folder, **F32).config == plain
+    for counts in ([2, 2], [2, 2, 1]):  # three levels
+        edit(unet_folder, layers_per_block=counts)
+        with pytest.raises(WeightsError, match=r"layers_per_block=.* does not fit"):
+            UNet2DConditionModel.from_pretrained(unet_folder, **F32)
 
 
 def test_a_size_is_one_number_or_two(unet_folder):

@@ -38,6 +38,7 @@ UNETS = {
     "DDPM's timestep embedding": {**SD1, "flip_sin_to_cos": False, "freq_shift": 1},
     "other norms": {**SD1, "norm_eps": 1e-3, "norm_num_groups": 4},
     "one level": {**SD1, **ONE_LEVEL},
+    "null for false, and a count for each level": {**SD1, "upcast_attention": None, "layers_per_block": (2, 2, 2)},
 }
 VAES = {
     "plain": {},

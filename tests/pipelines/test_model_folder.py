@@ -16,7 +16,7 @@ from tiny_sd import SD1, adopt, their_unet, their_vae
 from latentgen.models.autoencoder_kl import AutoencoderConfig, AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.text2image import Text2ImagePipeline
-from latentgen.schedulers import EulerDiscreteScheduler, PNDMScheduler
+from latentgen.schedulers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from latentgen.text import save_text_encoder
 from latentgen.weights.errors import WeightsError
 
@@ -414,6 +414,55 @@ def test_an_inpainting_model_is_sent_to_its_pipeline(folder_copy):
     refused(folder_copy, "9 input channels", "InpaintPipeline", error=ValueError)
 
 
+def test_a_component_that_was_assigned_and_does_not_fit_is_found_by_the_call(model_folder):
+    pipe = load(model_folder)
+    pipe.unet = UNet2DConditionModel(dataclasses.replace(pipe.unet.config, in_channels=9))
+    with pytest.raises(ValueError, match="9 input channels: it is an inpainting model, which InpaintPipeline loads"):
+        pipe("a cat")
+
+
+def test_what_no_folder_can_hold_is_refused_before_anything_is_written(model_folder, tmp_path):
+    class MyScheduler(DDIMScheduler):
+        pass
+
+    class MyUNet(UNet2DConditionModel):
+        pass
+
+    pipe = load(model_folder)
+    pipe.scheduler = MyScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match="scheduler is a MyScheduler, which no folder can hold"):
+        pipe.save_pretrained(tmp_path / "saved")
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.unet = MyUNet(pipe.unet.config)
+    with pytest.raises(ValueError, match="unet is a MyUNet, which no folder can hold"):
+        pipe.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_what_was_given_is_looked_at_before_weights_are_read(model_folder, monkeypatch):
+    monkeypatch.setattr("latentgen.pipelines.pipeline.load_components", lambda *_: pytest.fail("too late"))
+    with pytest.raises(ValueError, match=r"scheduler is a builtins.str; it must be a latentgen.schedulers.Scheduler"):
+        load(model_folder, scheduler="euler")
+    with pytest.raises(TypeError, match="from_pretrained does not know vea; components are vae, text_encoder"):
+        load(model_folder, vea=None)
+    with pytest.raises(ValueError, match="pickles, which are never opened"):
+        load(model_folder, use_safetensors=False)
+
+
+def test_what_code_for_other_libraries_says_is_accepted(model_folder):
+    load(model_folder, use_safetensors=True, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def test_a_revision_of_a_folder_is_refused(model_folder):
+    with pytest.raises(ValueError, match=r"revision='main' is of a model on the Hub, and .* is a folder here"):
+        load(model_folder, revision="main")
+
+
+def test_device_and_dtype_in_the_wrong_order_are_refused(model_folder):
+    with pytest.raises(ValueError, match="give the device first, then the dtype"):
+        load(model_folder).to(torch.bfloat16, "cpu")
+
+
 def test_components_that_do_not_fit_one_another(model_folder):
     pipe = load(model_folder)
 
@@ -421,8 +470,13 @@ def test_components_that_do_not_fit_one_another(model_folder):
         return Text2ImagePipeline(**{**pipe.components, **changes})
 
     wide = adopt(AutoencoderKL, their_vae(latent_channels=8))
-    with pytest.raises(ValueError, match="the UNet takes 4 channels and the VAE's latents have 8"):
+    with pytest.raises(ValueError, match="the UNet takes 4 channels and gives 4, and the VAE's latents have 8"):
         together(vae=wide)
+    for out in (1, 8):
+        with pytest.raises(
+            ValueError, match=f"the UNet takes 4 channels and gives {out}, and the VAE's latents have 4"
+        ):
+            together(unet=UNet2DConditionModel(dataclasses.replace(pipe.unet.config, out_channels=out)))
     with pytest.raises(ValueError, match="embeddings of width 64 and the UNet attends to width 32"):
         together(text_encoder=make_encoder(hidden_size=64))
     with pytest.raises(ValueError, match="the UNet wants class labels"):

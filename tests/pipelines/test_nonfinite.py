@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from tiny_clip import final_layer_norm
 
 from latentgen.models.autoencoder_kl import AutoencoderKL, Decoder
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.text2image import Text2ImagePipeline
-from latentgen.text.clip import final_layer_norm
 
 CALL = {"num_inference_steps": 6, "seed": 0, "output_type": "pt", "scheduler": "ddim"}
 

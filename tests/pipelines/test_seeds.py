@@ -8,7 +8,15 @@ from latentgen.diffusion.noise import MAX_SEED
 from latentgen.pipelines import text2image
 
 CALL = {"num_inference_steps": 4, "output_type": "pt"}
-RUNS = {"euler_a": {"scheduler": "euler_a"}, "ddim eta 1": {"scheduler": "ddim", "eta": 1.0}, "pndm": {}}
+RUNS = {
+    "euler_a": ({"scheduler": "euler_a"}, 4),
+    "ddpm": ({"scheduler": "ddpm"}, 4),
+    "lcm": ({"scheduler": "lcm"}, 4),
+    "ddim eta 1": ({"scheduler": "ddim", "eta": 1.0}, 5),
+    "dpm++_karras": ({"scheduler": "dpm++_karras"}, 1),
+    "pndm": ({}, 1),
+}
+"""What is asked for, and how often an image then draws: for the start, and in each step that adds noise."""
 
 
 @pytest.fixture
@@ -21,8 +29,8 @@ def noises(monkeypatch):
             calls.append([])
             super().__init__(*arguments)
 
-        def _draw(self):
-            drawn = super()._draw()
+        def draw(self):
+            drawn = super().draw()
             calls[-1].append(drawn.clone())
             return drawn
 
@@ -30,15 +38,15 @@ def noises(monkeypatch):
     return lambda: [torch.stack(draws) for draws in calls]
 
 
-@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS.keys())
-def test_an_image_does_not_depend_on_its_neighbours(pipe, noises, run):
+@pytest.mark.parametrize(("run", "draws"), RUNS.values(), ids=RUNS.keys())
+def test_an_image_does_not_depend_on_its_neighbours(pipe, noises, run, draws):
     alone = pipe("a cat", seed=42, **run, **CALL)
     batch = pipe(["a dog", "a cat", "a bird"], seed=[1, 42, 7], **run, **CALL)
     elsewhere = pipe(["a cat"] * 2, num_images_per_prompt=2, seed=[3, 9, 42, 8], **run, **CALL)
     for other, position in ((batch, 1), (elsewhere, 2)):
         assert torch.allclose(other.images[position], alone.images[0], rtol=0, atol=1e-5)
     drawn, *others = noises()
-    assert len(drawn) == (1 if not run else 4 if run["scheduler"] == "euler_a" else 5)
+    assert len(drawn) == draws
     for other, position in zip(others, (1, 2), strict=True):
         assert torch.equal(other[:, position], drawn[:, 0])
     assert not torch.allclose(batch.images[0], batch.images[1], atol=1e-3)

@@ -1,4 +1,5 @@
 import gc
+import pickle
 import threading
 import warnings
 import weakref
@@ -6,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from tiny_clip import PROMPTS, make_encoder, make_tokenizer_folder
+from tiny_clip import PROMPTS, final_layer_norm, make_encoder, make_tokenizer_folder
 
 from latentgen.text import encode_prompts, load_clip_tokenizer, prompts, tokenize
-from latentgen.text.clip import final_layer_norm
 
 
 @pytest.fixture
@@ -238,6 +238,24 @@ def test_embeddings(tokenizer, encoder, skip):
     assert result.shape == (3, 77, 32)
     others = [encode_prompts(tokenizer, encoder, texts, clip_skip=k) for k in range(3) if k != (skip or 0)]
     assert all((result - other).abs().max() > 0.1 for other in others)
+
+
+def test_the_encoder_is_untouched_by_a_skip(tokenizer):
+    encoder = make_encoder()
+    before = pickle.dumps(encoder)
+    encode_prompts(tokenizer, encoder, ["a cat"], clip_skip=1)
+    assert len(pickle.dumps(encoder)) == len(before)
+    assert not any(module._forward_hooks for module in encoder.modules())
+
+
+def test_skipped_layers_are_not_computed(tokenizer):
+    encoder = make_encoder()
+    layers = getattr(encoder, "text_model", encoder).encoder.layers
+    seen = []
+    for index, layer in enumerate(layers):
+        layer.register_forward_hook(lambda *_, index=index: seen.append(index))
+    encode_prompts(tokenizer, encoder, ["a cat"], clip_skip=2)
+    assert seen == list(range(len(layers) - 2))
 
 
 def test_no_skip_is_exactly_the_encoders_output(tokenizer, encoder):

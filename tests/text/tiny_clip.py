@@ -80,3 +80,8 @@ def make_encoder(seed=0, **settings):
         for parameter in encoder.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return encoder.eval()
+
+
+def final_layer_norm(encoder):
+    """The normalisation behind the encoder's last layer, one level down before transformers 5.6."""
+    return getattr(encoder, "text_model", encoder).final_layer_norm

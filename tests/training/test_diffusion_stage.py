@@ -206,7 +206,7 @@ def test_cache_knows_pictures_by_name_too(stage, tmp_path):
         ("data", {"size": 15}, r"\[data\] size=15 must be a multiple of 2"),
         ("unet", {"cross_attention_dim": 32}, "width 16 and the UNet attends to width 32"),
         ("unet", {"in_channels": 8}, "UNet takes 8 channels"),
-        ("unet", {"out_channels": 8}, r"\[unet\] out_channels=8 does not fit the first stage, .* 4 channels"),
+        ("unet", {"out_channels": 8}, "UNet takes 4 channels and gives 8, and the VAE's latents have 4"),
     ],
 )
 def test_settings_that_do_not_fit_stop_before_the_long_work(
@@ -247,6 +247,36 @@ def test_tokenizer_of_a_run_is_kept_once_there_are_checkpoints(diffusion_config,
     (tmp_path / "run" / "checkpoints" / "step-00000001" / "state.json").write_text("{}")
     write_metadata(folder, [{"file_name": f"{i:03d}.png", "text": "a horse a horse"} for i in range(8)])
     assert DiffusionStage(config, accelerator).tokenizer.get_vocab() == second
+
+
+def test_captions_are_looked_at_before_the_long_work(diffusion_config, accelerator, tmp_path, monkeypatch):
+    folder = make_pictures(tmp_path / "pictures", 4)
+    write_metadata(folder, [{"file_name": f"{i:03d}.png", "text": f"{i} word" * 20} for i in range(4)])
+    monkeypatch.setattr("latentgen.training.diffusion.check_pictures", lambda *_, **__: pytest.fail("too late"))
+    config = changed(diffusion_config, data={"folder": folder}, run={"output": tmp_path / "run"})
+    with pytest.warns(UserWarning, match="4 of 4 captions are too long"), pytest.raises(pytest.fail.Exception):
+        DiffusionStage(config, accelerator).prepare()
+
+
+def test_captions_stay_with_their_pictures_where_others_are_left_out(diffusion_config, accelerator, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", 8)
+    config = changed(diffusion_config, data={"folder": folder, "skip_broken": True}, run={"output": tmp_path / "run"})
+    whole = ready(DiffusionStage(config, accelerator))
+    (folder / "003.png").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match=r"003\.png"):
+        rest = ready(DiffusionStage(config, accelerator))
+    kept = [row for row in range(8) if row != 3]
+    assert torch.equal(rest.ids, whole.ids[kept])
+    assert torch.equal(rest.mean, whole.mean[kept])
+
+
+def test_a_scheduler_means_what_it_means_in_a_model_folder(diffusion_config):
+    """What [scheduler] leaves out is a latent model's, and the folder that the run writes says the same."""
+    left_out = {k: v for k, v in diffusion_config.scheduler.items() if k != "clip_sample"}
+    scheduler = replace(diffusion_config, scheduler=left_out).make_scheduler()
+    assert (scheduler.clip_sample, scheduler.steps_offset) == (False, 1)
+    said = replace(diffusion_config, scheduler={**left_out, "clip_sample": True, "steps_offset": 0}).make_scheduler()
+    assert (said.clip_sample, said.steps_offset) == (True, 0)
 
 
 def test_captions_that_are_cut_or_missing_give_one_warning(diffusion_config, accelerator, tmp_path):

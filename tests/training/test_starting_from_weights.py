@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from tiny_runs import changed
 
 from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.pipelines.text2image import Text2ImagePipeline
 from latentgen.training.autoencoder import AutoencoderStage
 from latentgen.training.config import TextConfig
 from latentgen.training.diffusion import DiffusionStage
@@ -52,6 +53,35 @@ def test_text_section_left_out_from_scratch_is_the_default(diffusion_config, acc
     config = changed(diffusion_config, run={"output": tmp_path / "run"})
     stage = DiffusionStage(replace(config, text=None), accelerator)
     assert stage.text_encoder.config.hidden_size == TextConfig().hidden_size
+
+
+def test_a_models_size_is_that_of_the_pictures_it_learns_from_now(config, accelerator, tmp_path):
+    config = changed(config, data={"size": 8})
+    config = replace(config, unet=config.unet | {"sample_size": 4})
+    stage = DiffusionStage(config, accelerator)
+    assert stage.unet.config.sample_size == 8 // stage.autoencoder.config.factor
+    stage.export(tmp_path / "exported")
+    picture = Text2ImagePipeline.from_pretrained(tmp_path / "exported", device="cpu", dtype="float32")(
+        "a red square", num_inference_steps=1, show_progress=False
+    ).images[0]
+    assert picture.size == (8, 8)
+
+
+def test_weights_of_a_single_variant_are_read(config, accelerator, trained_diffusion, tmp_path):
+    pipe = Text2ImagePipeline.from_pretrained(trained_diffusion, device="cpu", dtype="float32")
+    pipe.to(dtype="float16").save_pretrained(tmp_path / "half", variant="fp16")
+    stage = DiffusionStage(
+        replace(changed(config, run={"init_from": tmp_path / "half"}), autoencoder=tmp_path / "half"), accelerator
+    )
+    assert stage.unet.dtype == torch.float32
+    for name, parameter in stage.unet.named_parameters():
+        assert torch.equal(parameter, pipe.unet.get_parameter(name).float())
+
+
+@pytest.mark.parametrize("given", ["stabilityai/sd-vae-ft-mse", "no-such-folder"])
+def test_a_first_stage_that_is_no_folder_here_is_named_with_a_way_to_get_one(config, accelerator, tmp_path, given):
+    with pytest.raises(ValueError, match=rf"there is no folder .*{given}.*hf download OWNER/NAME --local-dir"):
+        DiffusionStage(replace(config, autoencoder=tmp_path / given), accelerator)
 
 
 def test_network_must_agree(config, accelerator):

@@ -7,6 +7,7 @@ from tiny_runs import AUTOENCODER, DIFFUSION
 
 import latentgen.training
 from latentgen.training import AutoencoderTraining, DiffusionTraining, load_config
+from latentgen.training.config import DataConfig, RunConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tiny_scenes"
 
@@ -33,6 +34,12 @@ def test_paths_count_from_the_config_file(tmp_path):
 def test_a_whole_number_serves_as_a_number(tmp_path):
     config = load(tmp_path, AUTOENCODER.replace("learning_rate = 1e-2", "learning_rate = 1"))
     assert type(config.run.learning_rate) is float
+
+
+def test_paths_may_be_texts():
+    run = RunConfig(output="runs/x", steps=10, batch_size=1, learning_rate=1e-3, init_from="model")
+    assert (run.output, run.init_from) == (Path("runs/x"), Path("model"))
+    assert DataConfig(folder="pictures", size=8).folder == Path("pictures")
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,8 @@ def _source(seed: int, shape: tuple[int, int, int]) -> Callable[[], Tensor]:
 class NoiseStream:
     """The noise of a batch: image k's depends on `seeds[k]` alone, and is drawn on the CPU, float32.
 
-    PyTorch's default dtype and device have no say, and its global generator is neither read nor moved.
-
-    Attributes:
-        initial: (B, C, h, w) the first draw of every stream: the latents that a whole plan starts from, unscaled.
+    PyTorch's default dtype and device have no say, and its global generator is neither read nor moved. Draws come in order:
+    first what a pipeline starts from, then the noise of its steps.
     """
 
     def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device | str = "cpu") -> None:
@@ -42,13 +40,13 @@ class NoiseStream:
         """
         self._sources = [_source(seed, shape) for seed in seeds]
         self._device = torch.device(device)
-        self.initial = self._draw()
 
     def __call__(self, i: int) -> Tensor:
         """Fresh noise for step i, (B, C, h, w). Streams are read in order, so `i` only says which step asks."""
-        return self._draw()
+        return self.draw()
 
-    def _draw(self) -> Tensor:
+    def draw(self) -> Tensor:
+        """The next of every stream, (B, C, h, w)."""
         noise = torch.cat([draw() for draw in self._sources])
         if self._device.type == "cuda":  # pinned and asynchronous: the step does not wait for the copy
             return noise.pin_memory().to(self._device, non_blocking=True)

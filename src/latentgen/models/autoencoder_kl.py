@@ -81,6 +81,14 @@ class Posterior:
         self.mean, logvar = moments.chunk(2, dim=1)
         self.logvar = logvar.clamp(-30.0, 20.0)
 
+    def repeated(self, each: int) -> Posterior:
+        """Each picture's for so many latents, one after the other."""
+        return Posterior(torch.cat([self.mean, self.logvar], dim=1).repeat_interleave(each, 0))
+
+    def expanded(self, count: int) -> Posterior:
+        """One picture's for `count` latents; as it is if there are several."""
+        return self.repeated(count) if len(self.mean) == 1 else self
+
     def sample(self, noise: Tensor) -> Tensor:
         """Latents for standard normal `noise` of the mean's shape."""
         return self.mean + torch.exp(0.5 * self.logvar) * noise
@@ -104,11 +112,11 @@ class Level(nn.Module):
             self.downsamplers = nn.ModuleList([change])
         elif isinstance(change, Upsample):
             self.upsamplers = nn.ModuleList([change])
-        self._layers = [*self.resnets, *([change] if change is not None else [])]
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self._layers:
-            x = layer(x)
+        for layers in self.children():
+            for layer in layers:  # type: ignore[attr-defined]
+                x = layer(x)
         return x
 
 

@@ -61,7 +61,23 @@ def read_config(cls: type[C], mapping: Mapping[str, Any], neutral: Mapping[str, 
             raise ValueError(
                 f"{cls.__name__}: {key}={mapping[key]!r} is not supported; only {' or '.join(map(repr, allowed))} is."
             )
-    return cls(**{k: _freeze(v) for k, v in mapping.items() if k in known})
+    hints = get_type_hints(cls)
+    levels = mapping.get("block_out_channels")
+    count = len(levels) if isinstance(levels, list | tuple) else None
+    return cls(**{k: _as_meant(_freeze(v), hints[k], count) for k, v in mapping.items() if k in known})
+
+
+def _as_meant(value: Any, hint: Any, levels: int | None) -> Any:
+    """A value in the form that its field has, where files in use have another form of the same meaning.
+
+    null for true or false is false, as every reader of the format takes it; the same count for each level is that count.
+    """
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and bool in kinds and type(None) not in kinds:
+        return False
+    if hint is int and isinstance(value, tuple) and len(value) == levels and len(set(value)) == 1:
+        return value[0]
+    return value
 
 
 def check_fields(config: Any) -> None:

@@ -128,7 +128,7 @@ class Model(nn.Module, Generic[C]):
         """Write `config.json` and the weights, in the layout that `from_pretrained` and diffusers read.
 
         Args:
-            folder: made if it is missing.
+            folder: made if it is missing. Weights of another variant that it holds stay: they may be of another model then.
             variant: goes into the names of the weight files; nothing is cast.
             max_shard_size: bytes, or for example "5GB"; None is no limit.
 

@@ -15,11 +15,12 @@ from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.runtime.warn import warn_user
 from latentgen.schedulers import SCHEDULERS, Scheduler
-from latentgen.schedulers.config import keys_not_said
+from latentgen.schedulers.config import OF_LATENTS, for_latents
 from latentgen.schedulers.scheduler import CONFIG_NAME
 from latentgen.text import load_clip_text_encoder, load_clip_tokenizer, save_text_encoder, save_tokenizer
 from latentgen.weights.config_files import component_path, read_json, write_json
 from latentgen.weights.errors import WeightsError
+from latentgen.weights.hub import UNUSED_COMPONENTS
 
 INDEX = "model_index.json"
 FORMAT_VERSION = "0.40.0"  # of diffusers, whose layout this is
@@ -34,23 +35,16 @@ class How:
     variant: str | None
 
 
-OF_LATENTS: dict[str, Any] = {"steps_offset": 1, "clip_sample": False}
-"""What a latent model's scheduler config means by leaving these out. The classes' own defaults are those of pixels; diffusers
-corrects them when it puts a pipeline together, and older files rely on that."""
-
-
 def _scheduler(name: str) -> Callable[[Path, How], Any]:
     def load(folder: Path, how: How) -> Any:
         path = folder / CONFIG_NAME
         config = read_json(path)
         try:
-            left_out = keys_not_said(config) | {key for key, value in config.items() if value is None}
-            said = {key: config[key] for key in OF_LATENTS if key in config and key not in left_out}
-            marked = [key for key in config.get("_use_default_values") or () if key not in OF_LATENTS]
-            scheduler = SCHEDULERS[name].from_config(config | OF_LATENTS | said | {"_use_default_values": marked})
+            meant = for_latents(config)
+            scheduler = SCHEDULERS[name].from_config(meant)
         except ValueError as error:
             raise WeightsError(f"{path}: {error}") from error
-        _warn_of_other_values(path, scheduler, said)
+        _warn_of_other_values(path, scheduler, {key: meant[key] for key in OF_LATENTS})
         return scheduler
 
     return load
@@ -59,9 +53,9 @@ def _scheduler(name: str) -> Callable[[Path, How], Any]:
 def _warn_of_other_values(path: Path, scheduler: Scheduler, said: Mapping[str, Any]) -> None:
     """Tell once of what the file says, and diffusers would not do, for a latent model."""
     wrong = []
-    if said.get("steps_offset", 1) != 1 and scheduler.plan(1) != replace(scheduler, steps_offset=1).plan(1):
+    if said["steps_offset"] != 1 and scheduler.plan(1) != replace(scheduler, steps_offset=1).plan(1):
         wrong.append("steps_offset")
-    if said.get("clip_sample"):
+    if said["clip_sample"]:
         wrong.append("clip_sample")
     if wrong:
         theirs = {key: OF_LATENTS[key] for key in wrong}
@@ -109,9 +103,6 @@ LOADERS: dict[tuple[str, str], Callable[[Path, How], Any]] = {
     **{("diffusers", name): _scheduler(name) for name in SCHEDULERS},
 }
 """Library and class, as `model_index.json` names them. Nothing else is ever loaded."""
-
-SKIPPED = {"safety_checker", "feature_extractor", "image_encoder"}
-"""Components that folders hold and no pipeline here uses."""
 
 
 def read_index(folder: Path, pipelines: Mapping[str, Any] | set[str]) -> dict[str, Any]:
@@ -175,14 +166,24 @@ def save_components(
     variant: str | None,
     max_shard_size: int | str,
 ) -> None:
-    """Write every component and, last, `model_index.json`."""
+    """Write every component and, last, `model_index.json`.
+
+    Raises:
+        ValueError: for a component of a class that could not be loaded again; nothing is written then.
+    """
     folder = Path(folder)
     index: dict[str, Any] = {"_class_name": pipeline_class, "_diffusers_version": FORMAT_VERSION}
+    savers = {}
     for name, component in components.items():
-        library, save = _saver(component, variant, max_shard_size)
+        library, savers[name] = _saver(component, variant, max_shard_size)
+        index[name] = [library, kind := type(component).__name__]
+        if (library, kind) not in LOADERS:
+            raise ValueError(
+                f"{name} is a {kind}, which no folder can hold: put a component of the class it derives from there."
+            )
+    for name, save in savers.items():
         save(folder / name)
-        index[name] = [library, type(component).__name__]
-    index |= {key: [None, None] for key in sorted(SKIPPED)} | {"requires_safety_checker": False}
+    index |= {key: [None, None] for key in sorted(UNUSED_COMPONENTS)} | {"requires_safety_checker": False}
     write_json(folder / INDEX, index)
 
 

@@ -5,21 +5,17 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentgen.diffusion.noise import MAX_SEED
+from latentgen.schedulers.config import is_whole
 
 MOST_PIXELS = 2**15
 """The longest side of a picture that is believed to be meant: no memory holds a larger one."""
-
-
-def is_whole(value: Any) -> bool:
-    """An integer of Python or NumPy, and not a bool (True would count as 1)."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def plain_number(value: Any) -> Any:

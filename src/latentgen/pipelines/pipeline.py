@@ -9,11 +9,17 @@ import torch
 from torch import nn
 
 from latentgen.pipelines.folder import How, load_components, read_index, save_components
-from latentgen.pipelines.inputs import check_component
+from latentgen.pipelines.inputs import check_absent, check_component
+from latentgen.pipelines.pictures import MAX_PIXELS
+from latentgen.pipelines.solver import warn_of_clipping
 from latentgen.runtime.device import one_dtype, resolve_device, resolve_dtype, warn_of_slow_dtype
+from latentgen.schedulers import Scheduler
 from latentgen.weights.hub import resolve_model
 from latentgen.weights.sharding import shard_limit
 from latentgen.weights.weight_files import check_some_have, check_variant
+
+ABSENT = ("safety_checker", "feature_extractor", "requires_safety_checker")
+"""What code for other libraries passes to `from_pretrained` to have none of it."""
 
 
 class Pipeline:
@@ -23,11 +29,13 @@ class Pipeline:
         component_kinds: what the pipeline is made of, and the class of each; nothing else can be assigned there.
         folder_classes: `_class_name`s in `model_index.json` that the pipeline can load; the first is what it writes.
         show_progress: whether calls show a progress bar; each call can override it.
+        max_pixels: pictures that are given with more are refused.
     """
 
     component_kinds: ClassVar[dict[str, str]]
     folder_classes: ClassVar[tuple[str, ...]]
     show_progress: bool = True
+    max_pixels: int = MAX_PIXELS
 
     @property
     def components(self) -> dict[str, Any]:
@@ -38,6 +46,8 @@ class Pipeline:
         """Refuse a component of a wrong class where it is assigned, not in a later call."""
         if name in self.component_kinds:
             check_component(name, value, self.component_kinds[name])
+            if isinstance(value, Scheduler) and hasattr(self, name):
+                warn_of_clipping(value)
         super().__setattr__(name, value)
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -49,8 +59,13 @@ class Pipeline:
         device: torch.device = self.components["unet"].device
         return device
 
-    def _check_devices(self) -> None:
-        """Refuse a call of networks that are on different devices."""
+    def _check_fit(self) -> None:
+        """Raise ValueError for components that do not fit one another."""
+        raise NotImplementedError
+
+    def _check_components(self) -> None:
+        """Refuse a call of components that do not fit, or of networks on different devices: they can be assigned singly."""
+        self._check_fit()
         device = self.device
         for name, module in self._modules().items():
             if (place := next(module.parameters()).device) != device:
@@ -72,6 +87,8 @@ class Pipeline:
         `pipe.to("cuda")`, `pipe.to(dtype="float16")`, `pipe.to("cuda", torch.float16)`.
         """
         if isinstance(device, torch.dtype):
+            if dtype is not None:
+                raise ValueError(f"to({device}, {dtype!r}): give the device first, then the dtype.")
             device, dtype = None, device
         place = None if device is None else resolve_device(device)
         kind = None if dtype is None else resolve_dtype(dtype, place or self.device)
@@ -82,24 +99,48 @@ class Pipeline:
         return self
 
     @classmethod
-    def _load(
+    def from_pretrained(
         cls,
-        path_or_id: str | os.PathLike[str],
+        path_or_hub_id: str | os.PathLike[str],
         *,
-        device: str | torch.device | None,
-        dtype: str | torch.dtype | None,
-        torch_dtype: str | torch.dtype | None,
-        variant: str | None,
-        revision: str | None,
-        cache_dir: str | os.PathLike[str] | None,
-        local_files_only: bool,
-        token: str | bool | None,
-        given: dict[str, Any],
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        torch_dtype: str | torch.dtype | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **components: Any,
     ) -> Self:
+        """Load a model folder.
+
+        Args:
+            path_or_hub_id: a folder with `model_index.json`, or the id of one on the Hugging Face Hub.
+            device: None is CUDA where there is one, else the CPU.
+            dtype: "float16", "bfloat16", "float32" or the torch.dtype; None is float16 on CUDA, bfloat16 on a CPU that
+                has it natively, float32 elsewhere.
+            torch_dtype: another name for `dtype`.
+            variant: for example "fp16": reads files named so where there are any.
+            revision: branch, tag or commit on the Hub.
+            cache_dir: where downloads are kept; None is the Hub's usual place.
+            local_files_only: never touch the network.
+            token: for models behind a login; True uses the one that `hf auth login` stored.
+            components: by the names in `component_kinds`, used instead of the folder's own. A network is moved to `device`,
+                as by its `.to(device)`, and keeps its dtype. Code for other
+                libraries may say what is so in any case: `use_safetensors=True`, and None (or False) for `safety_checker`,
+                `feature_extractor` and `requires_safety_checker`.
+
+        Raises:
+            WeightsError: naming the file, the key or class and the remedy. Nothing is half-loaded.
+            ValueError: for arguments out of range and components that do not fit.
+            TypeError: for an argument that is not known.
+        """
         place = resolve_device(device)
         how = How(place, resolve_dtype(one_dtype(dtype, torch_dtype), place), variant)
+        given = cls._given(components)
         folder = resolve_model(
-            path_or_id,
+            path_or_hub_id,
             variant=variant,
             revision=revision,
             cache_dir=cache_dir,
@@ -114,9 +155,49 @@ class Pipeline:
             pipe._take(name, how)
         return pipe
 
+    @classmethod
+    def _given(cls, components: dict[str, Any]) -> dict[str, Any]:
+        """Every component by name, None for those that the caller did not give."""
+        given: dict[str, Any] = dict.fromkeys(cls.component_kinds)
+        for name, value in components.items():
+            if name in ABSENT:
+                check_absent(name, value or None)
+            elif name == "use_safetensors":
+                if value is False:
+                    raise ValueError("use_safetensors=False asks for pickles, which are never opened: leave it out.")
+            elif name not in given:
+                raise TypeError(
+                    f"{cls.__name__}.from_pretrained does not know {name}; components are {', '.join(given)}."
+                )
+            else:
+                if value is not None:
+                    check_component(name, value, cls.component_kinds[name])
+                given[name] = value
+        return given
+
+    @classmethod
+    def from_pipe(cls, pipe: Pipeline, **components: Any) -> Self:
+        """This pipeline on the components of another, which they share; further ones, or replacements, by name.
+
+        Raises:
+            ValueError: for components that do not fit, or are missing.
+            TypeError: for a name that is not known.
+        """
+        theirs = {name: part for name, part in pipe.components.items() if name in cls.component_kinds}
+        given = theirs | {name: part for name, part in cls._given(components).items() if part is not None}
+        if missing := [name for name in cls.component_kinds if name not in given]:
+            raise ValueError(
+                f"{type(pipe).__name__} has no {', '.join(missing)}, which {cls.__name__} needs: pass {missing[0]}=..."
+            )
+        made = cls(**given)
+        made.show_progress = pipe.show_progress
+        return made
+
     def _take(self, name: str, how: How) -> None:
         """Bring a network that the caller gave to the others' device; its dtype is the caller's choice."""
         module = self.components[name]
+        if isinstance(module, Scheduler):
+            warn_of_clipping(module)
         if not isinstance(module, nn.Module):
             return
         parameter = next(module.parameters())
@@ -132,7 +213,7 @@ class Pipeline:
         """Write the pipeline as a model folder that `from_pretrained`, and diffusers, load.
 
         Args:
-            folder: made if it is missing.
+            folder: made if it is missing. Weights of another variant that it holds stay: they may be of another model then.
             variant: goes into the names of the weight files ("fp16"); nothing is cast: `pipe.to(dtype=...)` does that.
             max_shard_size: bytes, or for example "5GB": larger weights go into several files. None is no limit.
 

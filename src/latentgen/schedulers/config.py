@@ -204,6 +204,23 @@ def sort_keys(
     return mine, carried, remarks
 
 
+OF_LATENTS: dict[str, Any] = {"steps_offset": 1, "clip_sample": False}
+"""What a latent model's scheduler config means by leaving these out. The classes' own defaults are those of pixels; diffusers
+corrects them when it puts a pipeline together, and older files rely on that."""
+
+
+def for_latents(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's config as that of a latent model: what it does not say of `OF_LATENTS` is said.
+
+    Raises:
+        ValueError: as `keys_not_said`.
+    """
+    left_out = keys_not_said(config) | {key for key, value in config.items() if value is None}
+    said = {key: config[key] for key in OF_LATENTS if key in config and key not in left_out}
+    marked = [key for key in config.get("_use_default_values") or () if key not in OF_LATENTS]
+    return {**config, **OF_LATENTS, **said, "_use_default_values": marked}
+
+
 def keys_not_said(config: Mapping[str, Any]) -> set[str]:
     """The keys that a config of diffusers holds although its file did not say them: it marks those.
 

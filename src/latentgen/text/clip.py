@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentgen.weights.config_files import read_json, write_json
 from latentgen.weights.errors import WeightsError
@@ -111,10 +112,17 @@ def save_text_encoder(
     save_tensors(folder, STEM, tensors, variant=variant, max_shard_size=max_shard_size)
 
 
-def final_layer_norm(encoder: CLIPTextModel) -> nn.Module:
-    """The normalisation behind the encoder's last layer."""
-    norm: nn.Module = _inner(encoder).final_layer_norm
-    return norm
+def without_last_layers(encoder: CLIPTextModel, count: int) -> CLIPTextModel:
+    """The encoder as if its last `count` layers were not there: its final normalisation follows those that are left.
+
+    It shares every weight, and the encoder stays as it is. (transformers' own way to inner states leaves hooks behind on it,
+    for good: it can then not be pickled, and threads meet in them.)
+    """
+    layers = _inner(encoder).encoder.layers
+    shared = {id(part): part for part in (encoder.config, *layers, *encoder.parameters(), *encoder.buffers())}
+    shell = copy.deepcopy(encoder, shared)
+    _inner(shell).encoder.layers = layers[: len(layers) - count]
+    return shell
 
 
 def _inner(encoder: CLIPTextModel) -> Any:

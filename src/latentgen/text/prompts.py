@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentgen.runtime.warn import warn_user
-from latentgen.text.clip import final_layer_norm
+from latentgen.text.clip import without_last_layers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -96,12 +96,9 @@ def encode_prompts(
             "with resize_token_embeddings()."
         )
     ids = ids.to(text_encoder.device)
+    encoder = without_last_layers(text_encoder, skip) if skip else text_encoder
     with torch.no_grad():
-        if skip == 0:
-            states: Tensor = text_encoder(input_ids=ids).last_hidden_state
-        else:
-            inner = text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-1 - skip]
-            states = final_layer_norm(text_encoder)(inner)
+        states: Tensor = encoder(input_ids=ids).last_hidden_state
     if not bool(states.isfinite().all()):
         raise FloatingPointError(
             f"the text encoder (text_encoder) gave values that are not finite in {states.dtype}: check its weights"

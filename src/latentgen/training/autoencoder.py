@@ -19,7 +19,7 @@ from latentgen.training.data import check_pictures, load_picture, order, to_tens
 from latentgen.training.fingerprints import examples_fingerprint
 from latentgen.training.grid import save_grid
 from latentgen.training.image_folder import Example, read_folder
-from latentgen.training.init_from import autoencoder_folder, check_agreement, check_pixels
+from latentgen.training.init_from import autoencoder_folder, check_agreement, check_pixels, load_network
 from latentgen.training.loop import Batch, train
 from latentgen.training.losses import first_stage_loss
 from latentgen.training.record import section, settings_of
@@ -60,7 +60,7 @@ class AutoencoderStage:
             check_pixels(autoencoder.config, "[model]")
             return autoencoder
         folder = autoencoder_folder(start)
-        autoencoder = AutoencoderKL.from_pretrained(folder, device=self.device, dtype=torch.float32)
+        autoencoder = load_network(AutoencoderKL, folder, self.device)
         check_agreement("model", settings, asdict(autoencoder.config), folder)
         check_pixels(autoencoder.config, str(folder))
         return autoencoder

@@ -18,6 +18,7 @@ from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.model import Model
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.schedulers import SCHEDULERS, Scheduler
+from latentgen.schedulers.config import for_latents
 
 C = TypeVar("C")
 
@@ -29,6 +30,13 @@ def _check(section: str, config: object, least: float, *names: str, below: float
         if value is not None and not least <= value < below:
             rule = f"at least {least}" if below == math.inf else f"in [{least}, {below})"
             raise ValueError(f"[{section}] {name}={value} must be {rule}.")
+
+
+def _make_paths(config: object, *names: str) -> None:
+    """Let the fields named be given as texts too."""
+    for name in names:
+        if getattr(config, name) is not None:
+            object.__setattr__(config, name, Path(getattr(config, name)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +56,7 @@ class DataConfig:
     skip_broken: bool = False
 
     def __post_init__(self) -> None:
+        _make_paths(self, "folder")
         _check("data", self, 1, "size", "crop")
         if self.crop is not None and self.crop > self.size:
             raise ValueError(f"[data] crop={self.crop} must be at most size={self.size}.")
@@ -102,6 +111,7 @@ class RunConfig:
     init_from: Path | None = None
 
     def __post_init__(self) -> None:
+        _make_paths(self, "output", "init_from")
         _check("run", self, 1, "steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints")
         _check("run", self, 0, "warmup_steps", "decay_steps", "weight_decay", "sample_every")
         _check("run", self, 0, "ema_decay", "beta1", "beta2", below=1)
@@ -225,6 +235,7 @@ class DiffusionTraining:
     timestep_shift: float = 1.0
 
     def __post_init__(self) -> None:
+        _make_paths(self, "autoencoder")
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"condition_dropout={self.condition_dropout} must be in [0, 1].")
         if not 0 < self.timestep_shift < math.inf:
@@ -235,6 +246,8 @@ class DiffusionTraining:
     def make_scheduler(self) -> Scheduler:
         """The scheduler that [scheduler] describes, strictly: a key that it does not know is an error here.
 
+        What it leaves out means what it means in a model folder: see `for_latents`.
+
         Raises:
             ValueError: naming the class or key that is not known, or does not fit.
         """
@@ -244,7 +257,7 @@ class DiffusionTraining:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             try:
-                scheduler = SCHEDULERS[name].from_config(self.scheduler)
+                scheduler = SCHEDULERS[name].from_config(for_latents(self.scheduler))
             except (ValueError, TypeError, UserWarning) as error:
                 raise ValueError(f"[scheduler] {error}") from None
         if scheduler.prediction_type == "epsilon" and not scheduler.schedule.alphas_cumprod[-1]:

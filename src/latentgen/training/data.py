@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from latentgen.pipelines.pictures import to_rgb
 from latentgen.training.image_folder import Example
 
 SPARE = 2  # a JPEG is decoded at a lower resolution where at least this many pixels are left for one
@@ -30,23 +31,12 @@ def load_picture(path: Path, size: int) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             opened.draft(None, (SPARE * size, SPARE * size))  # does nothing for other formats
-            picture = _to_rgb(ImageOps.exif_transpose(opened))
+            picture = to_rgb(ImageOps.exif_transpose(opened))
     except Exception as error:  # decoders raise whatever comes up in a damaged file
         raise ValueError(f"{path} is not a readable picture: {error}") from None
     if picture.size != (size, size):
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(picture)
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits.")
-    if picture.mode.startswith("I"):  # 16 bits: a plain conversion would cut all above 255
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
 
 
 def check_pictures(examples: Sequence[Example], size: int, *, skip: bool, show: bool = True) -> list[Example]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,9 @@ from latentgen.training.init_from import (
     check_text,
     check_whole_model,
     latent_facts,
+    load_network,
     text_sizes,
+    variant_to_read,
     warn_of_another_start,
 )
 from latentgen.training.latents import encode_pictures
@@ -101,7 +103,7 @@ class DiffusionStage:
         self.schedule = NoiseSchedule(self.scheduler.schedule.alphas_cumprod.to(self.device))
         # float32 first: the latents of the training set are worth it, and the weights are exported as they are.
         folder = autoencoder_folder(config.autoencoder)
-        self.autoencoder = AutoencoderKL.from_pretrained(folder, device=self.device, dtype=torch.float32)
+        self.autoencoder = load_network(AutoencoderKL, folder, self.device)
         check_pixels(self.autoencoder.config, str(folder))
         factor = self.autoencoder.config.factor
         if data.size % factor:
@@ -113,11 +115,6 @@ class DiffusionStage:
             self.tokenizer = self._tokenizer(train=accelerator.is_main_process)
         self.unet, self.text_encoder = self._networks()
         self.pipeline()  # says what does not fit together
-        if self.unet.config.out_channels != (channels := self.autoencoder.config.latent_channels):
-            raise ValueError(
-                f"[unet] out_channels={self.unet.config.out_channels} does not fit the first stage, whose latents have "
-                f"{channels} channels: leave it out."
-            )
         self.settings = self._settings()
         self.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.unet.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -126,13 +123,18 @@ class DiffusionStage:
 
     def prepare(self) -> None:
         data, cache = self.config.data, self.config.run.output / "cache"
+        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        self.empty = tokenize(self.tokenizer, [""], max_length=length)[0]
+        ids = tokenize_captions(
+            self.tokenizer, [e.text for e in self.examples], length
+        )  # before the long work: it may warn
+        rows = {example.path: row for row, example in enumerate(self.examples)}
         self.examples = check_pictures(self.examples, data.size, skip=data.skip_broken, show=self.show)
         with self.accelerator.main_process_first():
             self.mean, self.std = encode_pictures(
                 self.autoencoder, self.examples, data.size, cache=cache, show=self.show
             )
-        self.ids = tokenize_captions(self.tokenizer, [e.text for e in self.examples])
-        self.empty = tokenize(self.tokenizer, [""])[0]
+        self.ids = ids[[rows[example.path] for example in self.examples]]  # without those of broken pictures
 
     def _tokenizer(self, *, train: bool) -> CLIPTokenizer:
         run = self.config.run
@@ -147,9 +149,15 @@ class DiffusionStage:
     def _networks(self) -> tuple[UNet2DConditionModel, CLIPTextModel]:
         settings, start = self.config.unet, self.config.run.init_from
         if start is not None:
-            unet = UNet2DConditionModel.from_pretrained(start / "unet", device=self.device, dtype=torch.float32)
-            text_encoder = load_clip_text_encoder(start / "text_encoder", device=self.device, dtype=torch.float32)
-            check_agreement("unet", settings, asdict(unet.config), start / "unet")
+            unet = load_network(UNet2DConditionModel, start / "unet", self.device)
+            encoder = start / "text_encoder"
+            text_encoder = load_clip_text_encoder(
+                encoder, variant=variant_to_read(encoder), device=self.device, dtype=torch.float32
+            )
+            wanted = {name: value for name, value in settings.items() if name != "sample_size"}
+            check_agreement("unet", wanted, asdict(unet.config), start / "unet")
+            size = self.config.data.size // self.autoencoder.config.factor
+            unet.config = replace(unet.config, sample_size=size)  # what it is trained on from now on
             if self.config.text is not None:
                 check_text(self.config.text, self.tokenizer, text_encoder, start)
             if self.accelerator.is_main_process:

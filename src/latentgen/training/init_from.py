@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from latentgen.models.autoencoder_kl import AutoencoderConfig, AutoencoderKL
+from latentgen.models.model import Model
 from latentgen.schedulers import Scheduler
 from latentgen.schedulers.config import TRAINED
 from latentgen.training.config import TextConfig
 from latentgen.training.fingerprints import weights_fingerprint
 from latentgen.weights.config_files import read_json
+from latentgen.weights.weight_files import STEMS, choose, variants
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
+N = TypeVar("N", bound=Model[Any])
+
 PARTS = ("unet", "text_encoder", "tokenizer")
 
 
+def load_network(cls: type[N], folder: Path, device: torch.device) -> N:
+    """A network in float32, from the plain weights or, if there are none, from the one variant that there is."""
+    return cls.from_pretrained(folder, variant=variant_to_read(folder), device=device, dtype=torch.float32)
+
+
+def variant_to_read(folder: Path) -> str | None:
+    """The variant of a component's only weights; None if there are plain ones, or nothing to choose."""
+    if not folder.is_dir():
+        return None
+    names = os.listdir(folder)
+    found = [variant for stem in STEMS for variant in variants(names, stem)]
+    plain = any(choose(names, stem, None) for stem in STEMS)
+    return found[0] if len(found) == 1 and not plain else None
+
+
 def autoencoder_folder(path: Path) -> Path:
-    """`path`, or its `vae/` if it is the folder of a whole model."""
+    """`path`, or its `vae/` if it is the folder of a whole model.
+
+    Raises:
+        ValueError: if it is no folder.
+    """
+    if not path.is_dir():
+        raise ValueError(
+            f"there is no folder {path}: training starts from models on this machine. One of the Hub is brought here by "
+            "`hf download OWNER/NAME --local-dir FOLDER`."
+        )
     whole = not (path / "config.json").exists() and (path / "vae" / "config.json").exists()
     return path / "vae" if whole else path
 
@@ -105,7 +134,7 @@ def warn_of_another_start(folder: Path, scheduler: Scheduler, autoencoder: Autoe
             )
     vae = folder / "vae"
     if vae.is_dir() and not vae.samefile(source):
-        facts = latent_facts(AutoencoderKL.from_pretrained(vae, device="cpu", dtype=torch.float32))
+        facts = latent_facts(load_network(AutoencoderKL, vae, torch.device("cpu")))
         if differing := [name for name, fact in latent_facts(autoencoder).items() if fact != facts[name]]:
             warnings.warn(
                 f"{source} is not the first stage that init_from learnt with ({', '.join(differing)} of {vae} differ): the "

@@ -51,11 +51,11 @@ def train_tokenizer(captions: Iterable[str], config: TextConfig) -> CLIPTokenize
     )
 
 
-def tokenize_captions(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """Token ids of a training set, (N, L) int64; one warning tells of all captions that are cut."""
+def tokenize_captions(tokenizer: CLIPTokenizer, captions: Sequence[str], length: int) -> Tensor:
+    """Token ids of a training set, (N, length) int64; one warning tells of all captions that are cut."""
     with warnings.catch_warnings(record=True) as cut:
         warnings.simplefilter("always")
-        ids = tokenize(tokenizer, captions)
+        ids = tokenize(tokenizer, captions, max_length=length)
     if cut:
         warnings.warn(f"{len(cut)} of {len(captions)} captions are too long. The first: {cut[0].message}", stacklevel=2)
     return ids

@@ -67,6 +67,10 @@ def resolve_model(
         raise WeightsError("No model was named: give a folder, or a Hub id of the form owner/name.")
     path = Path(os.path.expanduser(name))
     if path.is_dir():
+        if revision is not None:
+            raise ValueError(
+                f"revision={revision!r} is of a model on the Hub, and {name} is a folder here: leave it out."
+            )
         return path
     if path.exists():
         raise WeightsError(f"{name} is a file; a model folder is expected here, one that holds a model_index.json.")

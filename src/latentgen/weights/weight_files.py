@@ -77,7 +77,7 @@ def check_some_have(variant: str | None, folders: Mapping[str, Collection[str]],
     chosen = [found for names in folders.values() for stem in STEMS if (found := choose(names, stem, variant))]
     if variant is None or not chosen or any(found == variant for _, found in chosen):
         return
-    others = sorted({v for names in folders.values() for stem in STEMS for v in _variants(names, stem)})
+    others = sorted({v for names in folders.values() for stem in STEMS for v in variants(names, stem)})
     there = f"it has {', '.join(map(repr, others))} and plain ones" if others else "it has plain ones only"
     raise WeightsError(
         f"{where} has no weights of the variant {variant!r} in any component; {there}. Leave the variant out, or give one "
@@ -85,7 +85,7 @@ def check_some_have(variant: str | None, folders: Mapping[str, Collection[str]],
     )
 
 
-def _variants(names: Collection[str], stem: str) -> list[str]:
+def variants(names: Collection[str], stem: str) -> list[str]:
     """The variants that a folder's weights come in."""
     pattern = re.compile(rf"{re.escape(stem)}\.([A-Za-z0-9_-]+?)(?:-\d{{5}}-of-\d{{5}})?\.safetensors")
     return sorted({match[1] for name in names if (match := pattern.fullmatch(name))})
@@ -94,10 +94,10 @@ def _variants(names: Collection[str], stem: str) -> list[str]:
 def nothing_found(where: str, names: Collection[str], stem: str, variant: str | None) -> WeightsError:
     """The error for a folder without usable weights: what was looked for, what is there, and what to do."""
     looked = [name for v in dict.fromkeys((variant, None)) for name in (single_name(stem, v), *index_names(stem, v))]
-    variants = _variants(names, stem)
+    there_are = variants(names, stem)
     pickles = sorted(name for name in names if name.endswith(PICKLES))
-    if variants:
-        remedy = f"Pass variant={' or '.join(map(repr, variants))} to read what is there."
+    if there_are:
+        remedy = f"Pass variant={' or '.join(map(repr, there_are))} to read what is there."
     elif pickles:
         remedy = (
             f"{pickles[0]} is a pickle: opening one can run code, so it is not opened. Look for a release of the model "

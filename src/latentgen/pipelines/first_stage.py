@@ -1,0 +1,60 @@
+"""The autoencoder in a call: pictures to latents and back, and again in float32 where its own dtype overflows."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from latentgen.models.autoencoder_kl import AutoencoderKL, Posterior
+from latentgen.runtime.warn import warn_user
+
+
+def encode(vae: AutoencoderKL, pixels: Tensor) -> Posterior:
+    """Pixels (N, 3, H, W) in [0, 1] to the posterior over unscaled latents, in float32.
+
+    Raises:
+        FloatingPointError: if it is not finite in float32 either.
+    """
+    pictures = pixels * 2 - 1
+    moments = _moments(vae, pictures)
+    if not bool(moments.isfinite().all()) and vae.dtype != torch.float32:
+        warn_user(f"the encoder (vae) overflowed in {vae.dtype} and is run again in float32.")
+        moments = _moments(copy.deepcopy(vae, {id(vae.decoder): None}).float(), pictures)
+    if not bool(moments.isfinite().all()):
+        raise FloatingPointError("the encoder (vae) gave values that are not finite, in float32: check its weights.")
+    return Posterior(moments)
+
+
+def _moments(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    posterior = vae.encode(pictures.to(vae.dtype))
+    return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, bool]:
+    """Latents (N, C, h, w), scaled, to pixels (N, 3, H, W) float32 in [0, 1].
+
+    Returns:
+        The pixels, and whether the decoder had to be run again in float32 for any picture.
+
+    Raises:
+        FloatingPointError: if the pixels are not finite in float32 either.
+    """
+    z = vae.unscale(latents)
+    pixels = vae.decode(z.to(vae.dtype)).float()
+    broken = ~pixels.isfinite().flatten(1).all(dim=1)
+    retried = vae.dtype != torch.float32 and bool(broken.any())
+    if retried:
+        warn_user(f"the decoder (vae) overflowed in {vae.dtype} and is run again in float32.")
+        # A copy is cast, for this one use: the component itself stays as it is, for other threads too.
+        twin = copy.deepcopy(vae, {id(vae.encoder): None}).float()
+        pixels[broken] = twin.decode(z[broken].float())
+        broken = ~pixels.isfinite().flatten(1).all(dim=1)
+    if bool(broken.any()):
+        first = int(broken.int().argmax())
+        raise FloatingPointError(
+            f"the decoder (vae) gave values that are not finite for image {first}, in float32, for latents of up to "
+            f"{float(latents[first].abs().amax()):.3g} (about 4 is usual): check its weights, or what drove the latents there."
+        )
+    return (pixels / 2 + 0.5).clamp(0, 1), retried

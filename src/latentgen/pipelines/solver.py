@@ -1,0 +1,69 @@
+"""How a call is solved: its scheduler and its guidance, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from latentgen.pipelines.inputs import check_number
+from latentgen.runtime.warn import warn_user
+from latentgen.schedulers import DDIMScheduler, Scheduler, scheduler_by_name
+from latentgen.schedulers.config import TRAINED, for_latents
+
+
+def choose_solver(own: Scheduler, scheduler: Any, eta: Any) -> Scheduler:
+    """The call's scheduler, with its eta.
+
+    Args:
+        own: the pipeline's.
+        scheduler: for this call: another, the name of one with the settings of `own`, or None.
+        eta: in [0, 1], DDIM's amount of fresh noise.
+    """
+    solver = own if scheduler is None else scheduler
+    if isinstance(solver, str):
+        solver = scheduler_by_name(solver, for_latents(own.config))
+    if not isinstance(solver, Scheduler):
+        raise ValueError(f"scheduler={scheduler!r} must be a scheduler of latentgen or the name of one.")
+    if solver is scheduler:
+        warn_of_clipping(solver)
+        warn_of_other_training(solver, own)
+    eta = check_number("eta", eta, 0, 1)
+    if isinstance(solver, DDIMScheduler):
+        return dataclasses.replace(solver, eta=eta) if eta else solver
+    if eta:
+        raise ValueError(f"eta={eta} is DDIM's; {type(solver).__name__} has none: leave it at 0 or use DDIM.")
+    return solver
+
+
+def warn_of_clipping(scheduler: Scheduler) -> None:
+    """Say so where a scheduler would clip latents as if they were pixels: its class does unless told otherwise."""
+    if getattr(scheduler, "clip_sample", False):
+        warn_user(
+            f"the {type(scheduler).__name__} has clip_sample=True, which is for pixels and spoils latents: build it with "
+            "clip_sample=False, or with from_config(pipe.scheduler.config)."
+        )
+
+
+def warn_of_other_training(scheduler: Scheduler, own: Scheduler) -> None:
+    """Say so where a call's scheduler is for a network that was trained otherwise than the pipeline's."""
+    theirs = {name: getattr(scheduler, name) for name in TRAINED if getattr(scheduler, name) != getattr(own, name)}
+    if theirs:
+        listed = ", ".join(f"{name}={value!r} (the model has {getattr(own, name)!r})" for name, value in theirs.items())
+        warn_user(
+            f"scheduler= is for a model that was trained otherwise: {listed}. Build it with "
+            f"{type(scheduler).__name__}.from_config(pipe.scheduler.config)."
+        )
+
+
+def check_guidance(scale: Any, rescale: Any) -> tuple[float, float]:
+    """The two numbers of guidance."""
+    scale = check_number("guidance_scale", scale, 0)
+    rescale = check_number("guidance_rescale", rescale, 0, 1)
+    if scale == 0:
+        warn_user(
+            "guidance_scale=0 follows the negative prompt alone, and the prompt has no effect; 1 runs without guidance, which "
+            "is what other libraries do for 0."
+        )
+    if scale == 1 and rescale:
+        warn_user("guidance_scale=1 runs without guidance: guidance_rescale has no effect.")
+    return scale, rescale

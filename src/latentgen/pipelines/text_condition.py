@@ -1,0 +1,127 @@
+"""Texts as a UNet's condition: prompts, or embeddings in their place, and under guidance what to stay away from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.models.unet import UNet2DConditionModel
+from latentgen.pipelines.inputs import check_prompts, check_tensor
+from latentgen.runtime.warn import warn_user
+from latentgen.text import check_clip_skip, encode_prompts
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+
+class TextParts(Protocol):
+    """What a pipeline needs to have for its condition to be a text."""
+
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNet2DConditionModel
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+class TextCondition(NamedTuple):
+    """Embeddings (B, S, D) of the prompts and, under guidance, of the negative prompts."""
+
+    positive: Tensor
+    negative: Tensor | None
+
+    def repeated(self, each: int) -> Self:
+        """Each text for so many images, one after the other."""
+        return type(self)(*(None if part is None else part.repeat_interleave(each, 0) for part in self))  # type: ignore[arg-type]
+
+    def expanded(self, count: int) -> Self:
+        """One text for `count` images; as it is if there are several."""
+        return self.repeated(count) if len(self.positive) == 1 else self
+
+
+def check_unet_channels(unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
+    """Raise ValueError, naming the pipeline that fits, unless the UNet takes the VAE's latents and a text, and nothing else."""
+    channels, given = vae.config.latent_channels, unet.config.in_channels
+    if given == 9:
+        raise ValueError("the UNet has 9 input channels: it is an inpainting model, which InpaintPipeline loads.")
+    if given != channels or unet.config.out_channels != channels:
+        raise ValueError(
+            f"the UNet takes {given} channels and gives {unet.config.out_channels}, and the VAE's latents have {channels}; "
+            "they must agree."
+        )
+    if unet.config.num_class_embeds is not None:
+        raise ValueError(
+            f"the UNet wants class labels (num_class_embeds={unet.config.num_class_embeds}), which pictures from texts do "
+            "not have: it is of another task."
+        )
+
+
+def check_text_width(text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
+    """Raise ValueError unless the UNet attends to what the text encoder gives."""
+    width, context = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    if width != context:
+        raise ValueError(
+            f"the text encoder gives embeddings of width {width} and the UNet attends to width {context}; they must agree."
+        )
+
+
+def condition_on_text(
+    parts: TextParts,
+    prompt: str | Sequence[str] | None,
+    negative_prompt: str | Sequence[str] | None,
+    prompt_embeds: Tensor | None,
+    negative_prompt_embeds: Tensor | None,
+    clip_skip: int | None,
+    *,
+    guided: bool,
+) -> TextCondition:
+    """Embed the texts of a call, or check the embeddings that were given instead.
+
+    Raises:
+        ValueError: for texts or embeddings that break their rule, or do not fit each other.
+    """
+    if (prompt is None) == (prompt_embeds is None):
+        raise ValueError("give prompt or prompt_embeds, one of them; prompt='' draws without a condition.")
+    if negative_prompt is not None and negative_prompt_embeds is not None:
+        raise ValueError("negative_prompt and negative_prompt_embeds were both given; give one of them.")
+    skip = check_clip_skip(parts.text_encoder, clip_skip)
+    if skip and prompt_embeds is not None and (negative_prompt_embeds is not None or not guided):
+        warn_user("clip_skip has no effect: embeddings were given, and no text is encoded.")
+    if prompt_embeds is None:
+        positive = encode_prompts(parts.tokenizer, parts.text_encoder, check_prompts(prompt), clip_skip=skip)
+    else:
+        shape = (None, None, parts.unet.config.cross_attention_dim)
+        positive = check_tensor("prompt_embeds", prompt_embeds, shape, parts.device, parts.dtype)
+    texts = check_prompts("" if negative_prompt is None else negative_prompt, "negative_prompt")
+    if len(texts) not in (1, len(positive)):
+        raise ValueError(
+            f"negative_prompt has {len(texts)} entries; there must be 1 or {len(positive)}, as of prompts."
+        )
+    if guided:
+        return TextCondition(positive, _negative(parts, positive, texts, negative_prompt_embeds, skip))
+    if any(texts) or negative_prompt_embeds is not None:
+        warn_user("guidance_scale=1 runs without guidance: the negative prompt has no effect.")
+    return TextCondition(positive, None)
+
+
+def _negative(parts: TextParts, positive: Tensor, texts: list[str], given: Tensor | None, skip: int) -> Tensor:
+    """Embeddings of the shape and dtype of `positive`: those given, or of one text for all or one for each."""
+    if given is not None:
+        check_tensor("negative_prompt_embeds", given, positive.shape, parts.device, parts.dtype)
+        return given.to(positive.dtype)
+    negative = encode_prompts(parts.tokenizer, parts.text_encoder, texts, clip_skip=skip)
+    negative = negative.expand(len(positive), -1, -1)
+    if negative.shape != positive.shape:
+        raise ValueError(
+            f"prompt_embeds has shape {tuple(positive.shape)} and the negative prompt's {tuple(negative.shape)}; "
+            "they must have equal lengths: give negative_prompt_embeds too."
+        )
+    return negative.to(positive.dtype)
