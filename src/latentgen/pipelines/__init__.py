@@ -1,6 +1,7 @@
 """Components put together: prompts and pictures in, pictures out."""
 
+from latentgen.pipelines.img2img import Img2ImgPipeline
 from latentgen.pipelines.output import ImageOutput
 from latentgen.pipelines.text2image import Text2ImagePipeline
 
-__all__ = ["ImageOutput", "Text2ImagePipeline"]
+__all__ = ["ImageOutput", "Img2ImgPipeline", "Text2ImagePipeline"]

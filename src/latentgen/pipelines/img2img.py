@@ -1,0 +1,191 @@
+"""Image to image: a picture, drawn anew under a prompt (SDEdit, Meng et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from latentgen.diffusion.noise import NoiseStream
+from latentgen.diffusion.plan import Plan
+from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.models.unet import UNet2DConditionModel
+from latentgen.pipelines.denoiser import Denoiser
+from latentgen.pipelines.first_stage import encode
+from latentgen.pipelines.inputs import check_choice, check_count, check_number, plain_number, resolve_seeds
+from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, make_output
+from latentgen.pipelines.pictures import pad_to_multiple, read_pictures
+from latentgen.pipelines.pipeline import Pipeline
+from latentgen.pipelines.run import Callback, check_callback, run
+from latentgen.pipelines.solver import check_guidance, choose_solver
+from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
+from latentgen.schedulers import Scheduler
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+
+class Img2ImgPipeline(Pipeline):
+    """Pictures from pictures and prompts, by text-to-image models.
+
+        pipe = Img2ImgPipeline.from_pretrained(path)          # or Img2ImgPipeline.from_pipe(text2image)
+        pipe("a watercolour of a harbour", image=photo, strength=0.6).images[0]
+
+    The picture is encoded, noised to a knot of the plan, and denoised from there: see `strength`.
+    """
+
+    component_kinds: ClassVar[dict[str, str]] = {
+        "vae": "latentgen.AutoencoderKL",
+        "text_encoder": "transformers.CLIPTextModel",
+        "tokenizer": "transformers.CLIPTokenizer",
+        "unet": "latentgen.UNet2DConditionModel",
+        "scheduler": "latentgen.schedulers.Scheduler",
+    }
+    folder_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+
+    def __init__(
+        self,
+        *,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: Scheduler,
+    ) -> None:
+        """Put components together.
+
+        Raises:
+            ValueError: if they do not fit one another.
+        """
+        self.vae = vae
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.unet = unet
+        self.scheduler = scheduler
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        check_unet_channels(self.unet, self.vae)
+        check_text_width(self.text_encoder, self.unet)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: Any = None,
+        *,
+        strength: float = 0.8,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        guidance_rescale: float = 0.0,
+        num_images_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        eta: float = 0.0,
+        scheduler: Scheduler | str | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        clip_skip: int | None = None,
+        output_type: OutputType = "pil",
+        callback_on_step_end: Callback | None = None,
+        show_progress: bool | None = None,
+    ) -> ImageOutput:
+        """Draw pictures anew.
+
+        Args:
+            prompt: what to draw. Prompts and pictures go together: as many of each, or one of either for all of the other.
+            image: one picture or a list: of PIL (any mode, turned as its EXIF says), arrays (H, W, 3) or tensors (3, H, W),
+                uint8 or floats in [0, 1]. Any size, which the result has too; a list has one size.
+            strength: in (0, 1]: of n steps the last `floor(n * strength)` are run, from the picture noised to where they
+                begin. 1 leaves next to nothing of the picture.
+            negative_prompt: what to stay away from; one for all prompts or one for each.
+            num_inference_steps: n, in [1, trained timesteps].
+            guidance_scale: at least 0; 1 follows the prompt without guidance (Ho and Salimans 2022).
+            guidance_rescale: in [0, 1], against overexposure (Lin et al. 2024, section 3.4).
+            num_images_per_prompt: for each pair of prompt and picture, at least 1: the results are ordered by pair, then by
+                image.
+            seed: an int s gives the images seeds s, s + 1, ...; a list gives each its own; None draws them at random.
+            generator: instead of `seed`, a torch.Generator that the seeds are drawn from (or one for each image).
+            eta: in [0, 1], DDIM's amount of fresh noise (Song et al. 2021, eq. 16).
+            scheduler: for this call only: a scheduler, or a name as "euler", "dpm++_karras" with the model's settings.
+            prompt_embeds: (B, S, D) instead of `prompt`.
+            negative_prompt_embeds: (B, S, D) instead of `negative_prompt`.
+            clip_skip: leave out the text encoder's last layers, so many.
+            output_type: "pil", "np", "pt" or "latent"; see `ImageOutput`.
+            callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})` after each step; may return a
+                dictionary whose "latents" replace them, and may raise `StopSampling` to end the call with what there is.
+            show_progress: whether to show a progress bar; None is `pipe.show_progress`.
+
+        Raises:
+            ValueError: for an argument that breaks its rule.
+            FloatingPointError: if a network gives values that are not finite.
+        """
+        self._check_components()
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_callback(callback_on_step_end)
+        guidance_scale, guidance_rescale = check_guidance(guidance_scale, guidance_rescale)
+        per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
+        solver = choose_solver(self.scheduler, scheduler, eta)
+        whole = solver.plan(plain_number(num_inference_steps))
+        plan = whole.tail(first_knot(strength, whole))
+        pixels = read_pictures("image", image, max_pixels=self.max_pixels)
+        condition = condition_on_text(
+            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=guidance_scale != 1
+        )
+        pairs = count_pairs(len(condition.positive), len(pixels))
+        condition = condition.expanded(pairs).repeated(per_pair)
+        seeds = resolve_seeds(seed, generator, pairs * per_pair)
+
+        padded = pad_to_multiple(pixels, self.vae.config.factor).to(self.device)
+        posterior = encode(self.vae, padded).expanded(pairs).repeated(per_pair)
+        shape = (self.unet.config.in_channels, *posterior.mean.shape[2:])
+        noise = NoiseStream(seeds, shape, self.device)
+        x0 = self.vae.scale(posterior.sample(noise.draw()))
+        denoiser = Denoiser(
+            self.unet,
+            solver.prediction_type,
+            plan,
+            *condition,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+        )
+        final = run(
+            self,
+            solver,
+            denoiser,
+            plan.alphas[0] * x0 + plan.sigmas[0] * noise.draw(),
+            noise,
+            callback=callback_on_step_end,
+            show_progress=show_progress,
+        )
+        height, width = pixels.shape[-2:]
+        return make_output(self.vae, final, output_type, seeds, finish=lambda drawn: drawn[..., :height, :width])
+
+
+def first_knot(strength: Any, plan: Plan) -> int:
+    """The knot of a plan of n steps from which the last `floor(n * strength)` remain.
+
+    Raises:
+        ValueError: if `strength` is not in (0, 1], or leaves no step.
+    """
+    value, n = check_number("strength", strength, 0, 1), len(plan)
+    steps = math.floor(n * value + 1e-9)  # 50 * 0.58 is 28.999999999999996
+    if steps < 1:
+        raise ValueError(
+            f"strength={strength!r} of {n} steps leaves none; it must be above 0 and at most 1, and for {n} steps at least "
+            f"{math.ceil(1e4 / n) / 1e4:g}. Raise it, or num_inference_steps."
+        )
+    return n - steps
+
+
+def count_pairs(prompts: int, pictures: int) -> int:
+    """How many pairs of prompt and picture there are; one of either goes with all of the other."""
+    if prompts != pictures and 1 not in (prompts, pictures):
+        raise ValueError(
+            f"there are {prompts} prompts and {pictures} pictures; give as many of each, or one of either for all of the other."
+        )
+    return max(prompts, pictures)
