@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from latentgen.bundled import bundled_model
     from latentgen.diffusion import NoiseSchedule, Plan, StopSampling, sample
     from latentgen.models import AutoencoderKL, UNet2DConditionModel
-    from latentgen.pipelines import ImageOutput, Img2ImgPipeline, Text2ImagePipeline
+    from latentgen.pipelines import ImageOutput, Img2ImgPipeline, InpaintPipeline, Text2ImagePipeline, extend_canvas
     from latentgen.schedulers import (
         DDIMScheduler,
         DDPMScheduler,
@@ -34,7 +34,7 @@ _HOMES = {
     "bundled": ("bundled_model",),
     "diffusion": ("NoiseSchedule", "Plan", "StopSampling", "sample"),
     "models": ("AutoencoderKL", "UNet2DConditionModel"),
-    "pipelines": ("ImageOutput", "Img2ImgPipeline", "Text2ImagePipeline"),
+    "pipelines": ("ImageOutput", "Img2ImgPipeline", "InpaintPipeline", "Text2ImagePipeline", "extend_canvas"),
     "schedulers": (
         "DDIMScheduler",
         "DDPMScheduler",
@@ -50,7 +50,8 @@ _HOMES = {
 _HOME_OF = {name: f"latentgen.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (by subject)
-    "Text2ImagePipeline", "Img2ImgPipeline", "ImageOutput", "bundled_model", "StopSampling", "WeightsError",
+    "Text2ImagePipeline", "Img2ImgPipeline", "InpaintPipeline", "extend_canvas", "ImageOutput",
+    "bundled_model", "StopSampling", "WeightsError",
     "AutoencoderKL", "UNet2DConditionModel",
     "DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler", "HeunDiscreteScheduler", "LCMScheduler", "PNDMScheduler",

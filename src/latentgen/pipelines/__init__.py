@@ -1,7 +1,9 @@
 """Components put together: prompts and pictures in, pictures out."""
 
+from latentgen.pipelines.canvas import extend_canvas
 from latentgen.pipelines.img2img import Img2ImgPipeline
+from latentgen.pipelines.inpaint import InpaintPipeline
 from latentgen.pipelines.output import ImageOutput
 from latentgen.pipelines.text2image import Text2ImagePipeline
 
-__all__ = ["ImageOutput", "Img2ImgPipeline", "Text2ImagePipeline"]
+__all__ = ["ImageOutput", "Img2ImgPipeline", "InpaintPipeline", "Text2ImagePipeline", "extend_canvas"]

@@ -32,6 +32,7 @@ class Denoiser:
         *,
         guidance_scale: float,
         guidance_rescale: float,
+        extra: Tensor | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -43,6 +44,7 @@ class Denoiser:
             negative_embeddings: (B, S, D) of the negative prompts; None runs without guidance.
             guidance_scale: see `guide`.
             guidance_rescale: see `guide`.
+            extra: (B, C', h, w) further input channels, the same at every step.
         """
         self.unet = unet
         self.prediction_type = prediction_type
@@ -53,10 +55,12 @@ class Denoiser:
         self.context = unet.prepare_context(both.to(unet.dtype))
         shifts = unet.prepare_time(torch.tensor(plan.timesteps, dtype=torch.float32, device=unet.device))
         self.shifts = [[block[i : i + 1] for block in shifts] for i in range(len(plan))]
+        self.extra = extra
         self._unread: list[tuple[int, Tensor, Tensor]] = []
 
     def __call__(self, latents: Tensor, i: int) -> Prediction:
-        x = latents.to(self.unet.dtype)
+        x = latents if self.extra is None else torch.cat([latents, self.extra], dim=1)
+        x = x.to(self.unet.dtype)
         if self.guided:
             x = torch.cat([x, x])
         output = self.unet.denoise(x, self.shifts[i], self.context).float()

@@ -105,6 +105,10 @@ LOADERS: dict[tuple[str, str], Callable[[Path, How], Any]] = {
 """Library and class, as `model_index.json` names them. Nothing else is ever loaded."""
 
 
+LOADED_BY = {"StableDiffusionInpaintPipeline": "InpaintPipeline"}
+"""Classes that only one pipeline here loads, for the others to say so."""
+
+
 def read_index(folder: Path, pipelines: Mapping[str, Any] | set[str]) -> dict[str, Any]:
     """Read `model_index.json`, which must name one of `pipelines` as its class."""
     if not (folder / INDEX).is_file():
@@ -115,8 +119,9 @@ def read_index(folder: Path, pipelines: Mapping[str, Any] | set[str]) -> dict[st
     index = read_json(folder / INDEX)
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in pipelines:
+        other = f" Use {LOADED_BY[name]}." if isinstance(name, str) and name in LOADED_BY else ""
         raise WeightsError(
-            f"{folder / INDEX} is of a {name}, which this pipeline cannot load; it loads {', '.join(sorted(pipelines))}."
+            f"{folder / INDEX} is of a {name}, which this pipeline cannot load; it loads {', '.join(sorted(pipelines))}.{other}"
         )
     return index
 

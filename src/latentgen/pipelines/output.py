@@ -41,6 +41,13 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in array]
 
 
+def of_type(pixels: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+    """(N, 3, H, W) in [0, 1] in the form that was asked for: "pil", "np" or "pt"."""
+    if output_type == "pil":
+        return to_pil(pixels)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy() if output_type == "np" else pixels
+
+
 def make_output(
     vae: AutoencoderKL,
     latents: Tensor,
@@ -61,10 +68,4 @@ def make_output(
     if output_type == "latent":
         return ImageOutput(latents, seeds)
     pixels, retried = decode(vae, latents)
-    pixels = finish(pixels)
-    images: list[Image.Image] | np.ndarray | Tensor = pixels
-    if output_type == "pil":
-        images = to_pil(pixels)
-    elif output_type == "np":
-        images = pixels.permute(0, 2, 3, 1).cpu().numpy()
-    return ImageOutput(images, seeds, retried)
+    return ImageOutput(of_type(finish(pixels), output_type), seeds, retried)

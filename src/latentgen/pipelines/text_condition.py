@@ -47,15 +47,25 @@ class TextCondition(NamedTuple):
         return self.repeated(count) if len(self.positive) == 1 else self
 
 
-def check_unet_channels(unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
-    """Raise ValueError, naming the pipeline that fits, unless the UNet takes the VAE's latents and a text, and nothing else."""
+def check_unet_channels(unet: UNet2DConditionModel, vae: AutoencoderKL, *takes: int) -> None:
+    """Raise ValueError, naming the pipeline that fits, unless the UNet takes so many channels, and a text, and gives latents.
+
+    Args:
+        unet: the network.
+        vae: whose latents it draws.
+        takes: numbers of input channels that fit; none is that of the latents.
+    """
     channels, given = vae.config.latent_channels, unet.config.in_channels
-    if given == 9:
-        raise ValueError("the UNet has 9 input channels: it is an inpainting model, which InpaintPipeline loads.")
-    if given != channels or unet.config.out_channels != channels:
+    takes = takes or (channels,)
+    if given == 2 * channels + 1 and given not in takes:
+        raise ValueError(
+            f"the UNet has {given} input channels: it is an inpainting model, which InpaintPipeline loads."
+        )
+    if given not in takes or unet.config.out_channels != channels:
+        fit = "" if takes == (channels,) else f" (it may take {' or '.join(map(str, takes))})"
         raise ValueError(
             f"the UNet takes {given} channels and gives {unet.config.out_channels}, and the VAE's latents have {channels}; "
-            "they must agree."
+            f"they must agree{fit}."
         )
     if unet.config.num_class_embeds is not None:
         raise ValueError(

@@ -1,0 +1,284 @@
+"""Inpainting: a part of a picture drawn anew under a prompt, the rest kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from latentgen.diffusion.noise import NoiseStream
+from latentgen.diffusion.plan import Plan
+from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.models.unet import UNet2DConditionModel
+from latentgen.pipelines.canvas import Canvas
+from latentgen.pipelines.denoiser import Denoiser
+from latentgen.pipelines.first_stage import encode
+from latentgen.pipelines.img2img import count_pairs, first_knot
+from latentgen.pipelines.inputs import (
+    check_choice,
+    check_count,
+    check_number,
+    check_side,
+    is_whole,
+    plain_number,
+    resolve_seeds,
+)
+from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, make_output, of_type
+from latentgen.pipelines.pictures import read_masks, read_pictures
+from latentgen.pipelines.pipeline import Pipeline
+from latentgen.pipelines.run import Callback, check_callback, run
+from latentgen.pipelines.solver import check_guidance, choose_solver
+from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
+from latentgen.runtime.warn import warn_user
+from latentgen.schedulers import Scheduler
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+Picture = Image.Image | np.ndarray | Tensor
+
+
+class InpaintPipeline(Pipeline):
+    """Pictures of which a part is drawn anew.
+
+        pipe = InpaintPipeline.from_pretrained(path)
+        pipe("a vase of flowers", image=photo, mask_image=mask).images[0]
+
+    The UNet may be an inpainting model's, which is shown the mask and what is around it (9 channels for 4 of latents), or any
+    text-to-image model's: the known part is then put back into the latents after every step, as noisy as they are
+    (Lugmayr et al. 2022, section 4.1, without its resampling).
+    """
+
+    component_kinds: ClassVar[dict[str, str]] = {
+        "vae": "latentgen.AutoencoderKL",
+        "text_encoder": "transformers.CLIPTextModel",
+        "tokenizer": "transformers.CLIPTokenizer",
+        "unet": "latentgen.UNet2DConditionModel",
+        "scheduler": "latentgen.schedulers.Scheduler",
+    }
+    folder_classes: ClassVar[tuple[str, ...]] = (
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+    )
+
+    def __init__(
+        self,
+        *,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: Scheduler,
+    ) -> None:
+        """Put components together.
+
+        Raises:
+            ValueError: if they do not fit one another.
+        """
+        self.vae = vae
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.unet = unet
+        self.scheduler = scheduler
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        channels = self.vae.config.latent_channels
+        check_unet_channels(self.unet, self.vae, channels, 2 * channels + 1)
+        check_text_width(self.text_encoder, self.unet)
+
+    @property
+    def _sees_the_mask(self) -> bool:
+        return self.unet.config.in_channels != self.vae.config.latent_channels
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: Picture | Sequence[Picture] | None = None,
+        mask_image: Picture | Sequence[Picture] | None = None,
+        *,
+        strength: float = 1.0,
+        keep_unmasked: bool = True,
+        mask_blur: float = 0.0,
+        padding_mask_crop: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        guidance_rescale: float = 0.0,
+        num_images_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        eta: float = 0.0,
+        scheduler: Scheduler | str | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        clip_skip: int | None = None,
+        output_type: OutputType = "pil",
+        callback_on_step_end: Callback | None = None,
+        show_progress: bool | None = None,
+    ) -> ImageOutput:
+        """Draw a part of pictures anew.
+
+        Args:
+            prompt: what to draw. Prompts and pictures go together: as many of each, or one of either for all of the other.
+            image: one picture or a list: of PIL (any mode, turned as its EXIF says), arrays (H, W, 3) or tensors (3, H, W),
+                uint8 or floats in [0, 1]. Any size, which the result has too; a list has one size.
+            mask_image: of the same size, in the same forms: what is brighter than half is drawn anew. One for all pictures, or
+                one for each. A mask without such a pixel gives the picture back, with a warning.
+            strength: in (0, 1]: of n steps the last `floor(n * strength)` are run, from the picture noised to where they
+                begin; 1 starts from noise alone.
+            keep_unmasked: every pixel outside the mask is the picture's, bit for bit; False leaves what the decoder gives, which
+                differs a little everywhere.
+            mask_blur: at least 0: how many pixels wide the seam between old and new is, inside the mask.
+            padding_mask_crop: draw only the surroundings of the mask, with so many pixels around it, enlarged to height x
+                width, and put them back; None draws the whole picture.
+            height, width: with `padding_mask_crop`, the size to draw in; None is the size that the model was trained on.
+            negative_prompt: what to stay away from; one for all prompts or one for each.
+            num_inference_steps: n, in [1, trained timesteps].
+            guidance_scale: at least 0; 1 follows the prompt without guidance (Ho and Salimans 2022).
+            guidance_rescale: in [0, 1], against overexposure (Lin et al. 2024, section 3.4).
+            num_images_per_prompt: for each pair of prompt and picture, at least 1: the results are ordered by pair, then by
+                image.
+            seed: an int s gives the images seeds s, s + 1, ...; a list gives each its own; None draws them at random.
+            generator: instead of `seed`, a torch.Generator that the seeds are drawn from (or one for each image).
+            eta: in [0, 1], DDIM's amount of fresh noise (Song et al. 2021, eq. 16).
+            scheduler: for this call only: a scheduler, or a name as "euler", "dpm++_karras" with the model's settings.
+            prompt_embeds: (B, S, D) instead of `prompt`.
+            negative_prompt_embeds: (B, S, D) instead of `negative_prompt`.
+            clip_skip: leave out the text encoder's last layers, so many.
+            output_type: "pil", "np", "pt" or "latent" (of the part that was drawn); see `ImageOutput`.
+            callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})` after each step; may return a
+                dictionary whose "latents" replace them, and may raise `StopSampling` to end the call with what there is.
+            show_progress: whether to show a progress bar; None is `pipe.show_progress`.
+
+        Raises:
+            ValueError: for an argument that breaks its rule.
+            FloatingPointError: if a network gives values that are not finite.
+        """
+        self._check_components()
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_callback(callback_on_step_end)
+        guidance_scale, guidance_rescale = check_guidance(guidance_scale, guidance_rescale)
+        per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
+        mask_blur = check_number("mask_blur", mask_blur, 0)
+        solver = choose_solver(self.scheduler, scheduler, eta)
+        whole = solver.plan(plain_number(num_inference_steps))
+        first = first_knot(strength, whole)
+        plan = whole.tail(first)
+        canvas = self._canvas(image, mask_image, padding_mask_crop, height, width)
+        condition = condition_on_text(
+            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=guidance_scale != 1
+        )
+        pairs = count_pairs(len(condition.positive), len(canvas.pictures))
+        condition = condition.expanded(pairs).repeated(per_pair)
+        count = pairs * per_pair
+        seeds = resolve_seeds(seed, generator, count)
+        pictures = [k // per_pair if len(canvas.pictures) > 1 else 0 for k in range(count)]
+
+        def put_back(drawn: Tensor) -> Tensor:
+            back = [canvas.put_back(d, k, keep_unmasked=keep_unmasked, blur=mask_blur)
+                    for d, k in zip(drawn, pictures, strict=True)]  # fmt: skip
+            return torch.stack(back)
+
+        if output_type != "latent" and not canvas.masks.any():
+            warn_user(
+                "mask_image has nothing white (brighter than half): there is nothing to draw, and the picture comes back."
+            )
+            return ImageOutput(of_type(canvas.pictures[pictures].to(self.device), output_type), seeds)
+
+        shown, masks = canvas.shown.to(self.device), canvas.shown_masks.to(self.device)
+        factor = self.vae.config.factor
+        cells = F.max_pool2d(masks, factor)[pictures]  # a latent of which any pixel is to be drawn is drawn
+        noise = NoiseStream(seeds, (self.vae.config.latent_channels, *cells.shape[2:]), self.device)
+
+        def latents_of(pixels: Tensor) -> Tensor:
+            return self.vae.scale(encode(self.vae, pixels).expanded(pairs).repeated(per_pair).sample(noise.draw()))
+
+        x0 = latents_of(shown) if first > 0 or not self._sees_the_mask else None
+        eps = noise.draw()
+        start = eps * plan.start_scale if x0 is None or first == 0 else plan.alphas[0] * x0 + plan.sigmas[0] * eps
+        extra = (
+            torch.cat([cells, latents_of(shown * (1 - masks) + 0.5 * masks)], dim=1) if self._sees_the_mask else None
+        )
+        denoiser = Denoiser(
+            self.unet,
+            solver.prediction_type,
+            plan,
+            *condition,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            extra=extra,
+        )
+        final = run(
+            self,
+            solver,
+            denoiser,
+            start,
+            noise,
+            constrain=None if x0 is None or self._sees_the_mask else keeping(x0, eps, cells, plan),
+            callback=callback_on_step_end,
+            show_progress=show_progress,
+        )
+        return make_output(self.vae, final, output_type, seeds, finish=put_back)
+
+    def _canvas(
+        self, image: Any, mask_image: Any, padding: int | None, height: int | None, width: int | None
+    ) -> Canvas:
+        """Pictures and masks, checked, in the size in which they are drawn."""
+        pictures = read_pictures("image", image, max_pixels=self.max_pixels)
+        masks = read_masks("mask_image", mask_image, max_pixels=self.max_pixels)
+        if pictures.shape[-2:] != masks.shape[-2:]:
+            (h, w), (mask_h, mask_w) = pictures.shape[-2:], masks.shape[-2:]
+            raise ValueError(f"image is {w} x {h} pixels and mask_image {mask_w} x {mask_h}; they must have one size.")
+        if len(masks) not in (1, len(pictures)) and len(pictures) != 1:
+            raise ValueError(
+                f"there are {len(pictures)} pictures and {len(masks)} masks; give one mask, or one for each picture."
+            )
+        count = max(len(pictures), len(masks))
+        pictures, masks = pictures.expand(count, -1, -1, -1), masks.expand(count, -1, -1, -1)
+        factor = self.vae.config.factor
+        if padding is None:
+            if height is not None or width is not None:
+                raise ValueError(
+                    "height and width are for padding_mask_crop; without it a picture is drawn in its own size: resize image and "
+                    "mask_image for another."
+                )
+            return Canvas.whole(pictures, masks, factor)
+        if not is_whole(padding) or padding < 0:
+            raise ValueError(f"padding_mask_crop={padding!r} must be a whole number of pixels, at least 0, or None.")
+        size = self.unet.config.sample_size
+        sides = size if isinstance(size, tuple) else (size, size)
+        default_height, default_width = (None if side is None else side * factor for side in sides)
+        return Canvas.around_masks(
+            pictures,
+            masks,
+            int(padding),
+            check_side("height", height, default_height, factor),
+            check_side("width", width, default_width, factor),
+        )
+
+
+def keeping(x0: Tensor, eps: Tensor, cells: Tensor, plan: Plan) -> Callable[[Tensor, int], Tensor]:
+    """The constraint that puts back, at the knot reached, what is known: `x0`, noised with the same `eps` at every knot.
+
+    Args:
+        x0: (B, C, h, w) latents of the pictures.
+        eps: (B, C, h, w) the noise that sampling started from.
+        cells: (B, 1, h, w) 1 where the latents are drawn.
+        plan: the run's knots. At the last the known part is `x0` itself.
+    """
+
+    def constrain(latents: Tensor, knot: int) -> Tensor:
+        known = x0 if knot == len(plan) else plan.alphas[knot] * x0 + plan.sigmas[knot] * eps
+        return cells * latents + (1 - cells) * known
+
+    return constrain

@@ -1,0 +1,243 @@
+"""What a call of `InpaintPipeline` does with its arguments."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from latentgen import extend_canvas
+from latentgen.models.unet import UNet2DConditionModel
+from latentgen.pipelines.canvas import soft_mask, surroundings
+from latentgen.pipelines.inpaint import InpaintPipeline
+from latentgen.pipelines.text2image import Text2ImagePipeline
+from latentgen.weights.errors import WeightsError
+
+CALL = {"num_inference_steps": 4, "scheduler": "ddim", "seed": 3}
+
+
+@pytest.fixture
+def inpaint(pipe):
+    return InpaintPipeline.from_pipe(pipe)
+
+
+@pytest.fixture
+def nine(inpaint):
+    """A model that is shown the mask."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(dataclasses.replace(inpaint.unet.config, in_channels=9)).eval()
+    return InpaintPipeline.from_pipe(inpaint, unet=unet.requires_grad_(False))
+
+
+def picture(seed=0, size=(32, 32)):
+    smooth = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(smooth).resize(size, Image.Resampling.BICUBIC)
+
+
+def mask(box=(9, 6, 21, 17), size=(32, 32)):
+    """White in a box (left, top, right, bottom) that lies across the latents' cells of 4 pixels."""
+    pixels = np.zeros(size[::-1], np.uint8)
+    pixels[box[1] : box[3], box[0] : box[2]] = 255
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("blur", [0, 3, 2.5])
+@pytest.mark.parametrize("size", [(32, 32), (37, 30)])
+@pytest.mark.parametrize("shown", [False, True], ids=["any UNet", "inpainting UNet"])
+def test_pixels_outside_the_mask_are_the_pictures_bit_for_bit(inpaint, nine, shown, size, blur):
+    image, area = picture(size=size), mask(size=size)
+    outside = np.asarray(area) == 0
+    pipe = nine if shown else inpaint
+    drawn = np.asarray(pipe("a cat", image, area, mask_blur=blur, **CALL).images[0])
+    assert drawn.shape == np.asarray(image).shape
+    assert np.array_equal(drawn[outside], np.asarray(image)[outside])
+    assert np.abs(drawn[~outside].astype(int) - np.asarray(image)[~outside]).mean() > 1
+    floats = torch.rand(3, *size[::-1], generator=torch.Generator().manual_seed(0))
+    tensors = pipe("a cat", floats, area, mask_blur=blur, output_type="pt", **CALL).images[0]
+    assert torch.equal(tensors[:, outside], floats[:, outside])
+
+
+def test_the_plain_output_changes_everything_a_little(inpaint):
+    image, area = picture(), mask()
+    drawn = np.asarray(inpaint("a cat", image, area, keep_unmasked=False, **CALL).images[0])
+    assert not np.array_equal(drawn[np.asarray(area) == 0], np.asarray(image)[np.asarray(area) == 0])
+
+
+def test_a_soft_seam_rises_inside_the_mask_only():
+    area = torch.from_numpy(np.asarray(mask((8, 8, 26, 26))).copy())[None].float() / 255
+    soft = soft_mask(area, 2.0)[0]
+    assert not soft[area[0] == 0].any()
+    assert soft[16, 16] == 1
+    row = soft[16, 8:17].tolist()
+    assert row == sorted(row)
+    assert 0 < row[1] < row[3] < 1
+    assert torch.equal(soft_mask(area, 0), area)
+
+
+@pytest.mark.parametrize("pixel", [(9, 6), (8, 4), (11, 7)])
+def test_a_cell_with_one_pixel_to_draw_is_drawn(inpaint, pixel):
+    """diffusers looks at the first pixel of each cell alone, and leaves what a thin stroke covers as it was."""
+    x, y = pixel
+    seen = []
+    inpaint("a cat", picture(), mask((x, y, x + 1, y + 1)), num_inference_steps=1, scheduler="ddim", output_type="latent",
+            callback_on_step_end=lambda _, i, t, values: seen.append(values["latents"]), seed=0)  # fmt: skip
+    inpaint("a cat", picture(), mask((0, 0, 1, 1)), num_inference_steps=1, scheduler="ddim", output_type="latent",
+            callback_on_step_end=lambda _, i, t, values: seen.append(values["latents"]), seed=0)  # fmt: skip
+    changed = (seen[0] != seen[1]).any(dim=1)[0]
+    assert changed.nonzero().tolist() == [[0, 0], [1, 2]]
+
+
+def test_what_is_known_is_at_every_knot_as_noisy_as_the_plan_says(inpaint):
+    """Solved for the noise, the known latents give the same noise at each knot, and at the last the picture's own."""
+    seen = []
+    inpaint("a cat", picture(), mask(), num_inference_steps=5, strength=0.8, scheduler="ddim", output_type="latent", seed=0,
+            callback_on_step_end=lambda _, i, t, values: seen.append(values["latents"]))  # fmt: skip
+    from latentgen.schedulers import scheduler_by_name
+
+    plan = scheduler_by_name("ddim", inpaint.scheduler.config).plan(5).tail(1)
+    x0 = seen[-1][..., 6:, 6:]
+    noises = [(x[..., 6:, 6:] - plan.alphas[k] * x0) / plan.sigmas[k] for k, x in enumerate(seen[:-1], 1)]
+    assert len(noises) == 3
+    for noise in noises[1:]:
+        assert torch.allclose(noise, noises[0], atol=1e-4)
+    assert 0.5 < float(noises[0].std()) < 1.5
+
+
+def test_an_inpainting_network_is_shown_the_mask_and_what_is_around_it(nine, monkeypatch):
+    seen = []
+    real = UNet2DConditionModel.denoise
+    monkeypatch.setattr(UNet2DConditionModel, "denoise", lambda self, x, *r: seen.append(x) or real(self, x, *r))
+    encoded = []
+    encode = type(nine.vae).encode
+    monkeypatch.setattr(type(nine.vae), "encode", lambda self, x: encoded.append(x) or encode(self, x))
+    nine("a cat", picture(), mask((8, 4, 24, 16)), guidance_scale=1, **CALL)
+    assert len(encoded) == 1
+    assert not encoded[0][0, :, 4:16, 8:24].any()  # grey, in [-1, 1]
+    outside = torch.ones(32, 32, dtype=torch.bool)
+    outside[4:16, 8:24] = False
+    pixels = torch.from_numpy(np.asarray(picture()).copy()).permute(2, 0, 1) / 127.5 - 1
+    assert torch.allclose(encoded[0][0][:, outside], pixels[:, outside], atol=1e-6)
+    assert all(x.shape == (1, 9, 8, 8) for x in seen)
+    assert all(torch.equal(x[:, 4:], seen[0][:, 4:]) for x in seen)
+    cells = torch.zeros(8, 8)
+    cells[1:4, 2:6] = 1
+    assert torch.equal(seen[0][0, 4], cells)
+
+
+def test_an_empty_mask_gives_the_picture_back_with_a_warning(inpaint, monkeypatch):
+    image = picture(size=(33, 31))
+    monkeypatch.setattr(UNet2DConditionModel, "denoise", lambda *_: pytest.fail("nothing is to be drawn"))
+    with pytest.warns(UserWarning, match="nothing to draw, and the picture comes back"):
+        result = inpaint("a cat", image, Image.new("L", (33, 31), 127), num_images_per_prompt=2, **CALL)
+    assert len(result.images) == 2
+    assert all(np.array_equal(np.asarray(i), np.asarray(image)) for i in result.images)
+    assert result.seeds == [3, 4]
+
+
+def test_an_all_white_mask_draws_everything(inpaint, pipe):
+    """With any UNet it is text to image of the same noise, which the picture has no part in."""
+    white = Image.new("L", (32, 32), 255)
+    call = {**CALL, "output_type": "pt"}
+    first, second = (inpaint("a cat", picture(k), white, **call).images for k in range(2))
+    assert torch.allclose(first, second, atol=1e-5)
+
+
+def test_pairs_and_neighbours(inpaint):
+    images, masks, prompts = [picture(0), picture(1)], [mask(), mask((2, 2, 12, 30))], ["a cat", "a dog"]
+    call = {**CALL, "output_type": "pt"}
+    both = inpaint(prompts, images, masks, num_images_per_prompt=2, **{**call, "seed": 5}).images
+    for k, which in enumerate([0, 0, 1, 1]):
+        alone = inpaint(prompts[which], images[which], masks[which], **{**call, "seed": 5 + k}).images[0]
+        assert torch.allclose(both[k], alone, rtol=0, atol=1e-5)
+    one_picture = inpaint("a cat", images[0], masks, **call).images
+    assert torch.equal(one_picture[1][:, np.asarray(masks[1]) == 0], one_picture[0].new_tensor(
+        np.asarray(images[0]).transpose(2, 0, 1) / 255.0)[:, np.asarray(masks[1]) == 0])  # fmt: skip
+
+
+@pytest.mark.parametrize(("image", "area", "options", "message"), [
+    (picture(), mask(size=(32, 33)), {}, "image is 32 x 32 pixels and mask_image 32 x 33; they must have one size"),
+    ([picture()] * 2, [mask()] * 3, {}, "there are 2 pictures and 3 masks; give one mask, or one for each picture"),
+    (picture(), None, {}, "mask_image is a NoneType; it must be"),
+    (picture(), mask(), {"mask_blur": -1}, "mask_blur=-1 must be a finite number of at least 0"),
+    (picture(), mask(), {"padding_mask_crop": 1.5}, "padding_mask_crop=1.5 must be a whole number of pixels"),
+    (picture(), mask(), {"height": 64}, "height and width are for padding_mask_crop"),
+    (picture(), mask(), {"padding_mask_crop": 4, "height": 30}, "height=30 is not a positive multiple of 4"),
+    (picture(), mask(), {"strength": 0}, "strength=0 of 50 steps leaves none"),
+])  # fmt: skip
+def test_bad_input(inpaint, image, area, options, message):
+    with pytest.raises(ValueError, match=message):
+        inpaint("a cat", image, area, **options)
+
+
+def test_a_network_of_other_channels_is_named(inpaint, nine):
+    seven = UNet2DConditionModel(dataclasses.replace(inpaint.unet.config, in_channels=7))
+    with pytest.raises(ValueError, match=r"the UNet takes 7 channels .* must agree \(it may take 4 or 9\)"):
+        InpaintPipeline.from_pipe(inpaint, unet=seven)
+    with pytest.raises(ValueError, match="9 input channels: it is an inpainting model, which InpaintPipeline loads"):
+        Text2ImagePipeline.from_pipe(nine)
+
+
+def test_a_saved_inpainting_model_is_named_to_the_wrong_pipeline(nine, tmp_path):
+    nine.save_pretrained(tmp_path / "saved")
+    with pytest.raises(WeightsError, match=r"StableDiffusionInpaintPipeline, which .* Use InpaintPipeline\."):
+        Text2ImagePipeline.from_pretrained(tmp_path / "saved")
+    again = InpaintPipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype="float32")
+    call = {**CALL, "output_type": "pt", "show_progress": False}
+    assert torch.equal(again("a", picture(), mask(), **call).images, nine("a", picture(), mask(), **call).images)
+
+
+@pytest.mark.parametrize(("box", "padding", "aspect", "region"), [
+    ((10, 10, 20, 20), 0, 1.0, (10, 10, 20, 20)),
+    ((10, 10, 20, 20), 4, 1.0, (6, 6, 24, 24)),
+    ((10, 10, 20, 14), 2, 1.0, (8, 5, 22, 19)),
+    ((0, 0, 4, 20), 0, 1.0, (0, 0, 20, 20)),
+    ((30, 2, 38, 38), 0, 1.0, (4, 2, 40, 38)),
+    ((10, 10, 20, 20), 0, 2.0, (5, 10, 25, 20)),
+    ((0, 10, 40, 12), 0, 0.5, (0, 0, 40, 40)),  # the picture is too small for the ratio
+    ((0, 0, 0, 0), 3, 1.0, (0, 0, 40, 40)),
+])  # fmt: skip
+def test_surroundings(box, padding, aspect, region):
+    area = torch.from_numpy(np.asarray(mask(box, (40, 40))).copy()).float()
+    assert surroundings(area, padding, aspect) == region
+
+
+def test_a_crop_is_drawn_enlarged_and_put_back(inpaint, monkeypatch):
+    shapes = []
+    real = UNet2DConditionModel.denoise
+    monkeypatch.setattr(
+        UNet2DConditionModel, "denoise", lambda self, x, *r: shapes.append(x.shape) or real(self, x, *r)
+    )
+    image, area = picture(size=(100, 80)), mask((40, 30, 52, 40), (100, 80))
+    drawn = np.asarray(inpaint("a cat", image, area, padding_mask_crop=4, **CALL).images[0])
+    assert {tuple(s[-2:]) for s in shapes} == {(8, 8)}  # 32 pixels, the trained size, over a latent's 4
+    outside = np.asarray(area) == 0
+    assert np.array_equal(drawn[outside], np.asarray(image)[outside])
+    assert not np.array_equal(drawn[~outside], np.asarray(image)[~outside])
+    plain = np.asarray(inpaint("a cat", image, area, padding_mask_crop=4, keep_unmasked=False, **CALL).images[0])
+    far = np.ones((80, 100), bool)
+    far[20:50, 30:62] = False
+    assert np.array_equal(plain[far], np.asarray(image)[far])
+    assert not np.array_equal(plain[outside], np.asarray(image)[outside])
+
+
+def test_outpainting(inpaint):
+    image = picture()
+    canvas, area = extend_canvas(image, right=8, top=5)
+    assert canvas.size == area.size == (40, 37)
+    assert np.array_equal(np.asarray(canvas)[5:, :32], np.asarray(image))
+    assert (np.asarray(area)[5:, :32] == 0).all()
+    assert np.asarray(area).mean() == pytest.approx(255 * (1 - 32 * 32 / (40 * 37)))
+    assert np.array_equal(np.asarray(canvas)[0, :32], np.asarray(image)[0])
+    drawn = np.asarray(inpaint("a cat", canvas, area, **CALL).images[0])
+    assert np.array_equal(drawn[5:, :32], np.asarray(image))
+    for wrong, message in (({}, "are all 0"), ({"left": -1}, "left=-1 must be"), ({"top": 1.5}, "top=1.5 must be")):
+        with pytest.raises(ValueError, match=message):
+            extend_canvas(image, **wrong)
+
+
+def test_no_warnings_in_an_ordinary_call(inpaint):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inpaint("a cat", picture(), mask(), **CALL)
