@@ -59,9 +59,10 @@ def test_pairs_of_prompt_and_picture_then_images(img2img):
 @pytest.mark.parametrize(("prompts", "pictures"), [(3, 1), (1, 3)])
 def test_one_of_either_goes_with_all_of_the_other(img2img, prompts, pictures):
     texts, images = ["a cat", "a dog", "word"][:prompts], [picture(k) for k in range(pictures)]
-    result = img2img(texts, images, seed=5, **CALL)
-    for k in range(3):
-        alone = img2img(texts[k % prompts], images[k % pictures], seed=5 + k, **CALL).images[0]
+    result = img2img(texts, images, num_images_per_prompt=2, seed=5, **CALL)
+    assert len(result.images) == 6
+    for k in range(6):
+        alone = img2img(texts[k // 2 % prompts], images[k // 2 % pictures], seed=5 + k, **CALL).images[0]
         assert torch.allclose(result.images[k], alone, rtol=0, atol=1e-5)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from latentgen import extend_canvas
 from latentgen.models.unet import UNet2DConditionModel
-from latentgen.pipelines.canvas import soft_mask, surroundings
+from latentgen.pipelines.canvas import Canvas, soft_mask, surroundings
 from latentgen.pipelines.inpaint import InpaintPipeline
 from latentgen.pipelines.text2image import Text2ImagePipeline
 from latentgen.weights.errors import WeightsError
@@ -74,6 +74,9 @@ def test_a_soft_seam_rises_inside_the_mask_only():
     assert row == sorted(row)
     assert 0 < row[1] < row[3] < 1
     assert torch.equal(soft_mask(area, 0), area)
+    black, white = torch.zeros(1, 3, 32, 32), torch.ones(3, 32, 32)
+    back = Canvas.whole(black, area[None], 4).put_back(white, 0, keep_unmasked=True, blur=2.0)
+    assert torch.equal(back, soft[None].expand(3, -1, -1))
 
 
 @pytest.mark.parametrize("pixel", [(9, 6), (8, 4), (11, 7)])
