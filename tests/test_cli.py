@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from latentgen import DDIMScheduler, Text2ImagePipeline, __version__, cli
+from latentgen import DDIMScheduler, Img2ImgPipeline, Text2ImagePipeline, __version__, cli
 from latentgen.bundled import BUNDLED_GUIDANCE
 from latentgen.cli import main
 from latentgen.diffusion.noise import MAX_SEED
@@ -163,6 +163,70 @@ def test_pictures_are_kept_one_by_one(folder, tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 26, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def run(command, folder, *arguments):
+    common = ["--model", folder, "--dtype", "float32", "--device", "cpu", "--steps", 4, "--quiet", "--seed", 3]
+    return main([command, *map(str, (*arguments, *common))])
+
+
+def test_a_picture_is_drawn_anew_and_its_record_remakes_it(folder, tmp_path, photo):
+    out = tmp_path / "anew.png"
+    assert run("img2img", folder, photo, "a star", "--strength", 0.5, "-o", out) == 0
+    record = read_record(out)
+    assert (record["pipeline"], record["image"], record["strength"]) == ("Img2ImgPipeline", str(photo), 0.5)
+    pipe = Img2ImgPipeline.from_pretrained(record["model"], dtype=record["dtype"], device=record["device"])
+    names = ("prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale", "scheduler", "strength")
+    again = pipe(image=Image.open(record["image"]), **{name: record[name] for name in names}).images[0]
+    assert np.array_equal(np.asarray(again), np.asarray(Image.open(out)))
+    assert again.size == (26, 20)
+
+
+def test_a_part_is_drawn_anew_and_the_rest_stays(folder, tmp_path, photo):
+    area = np.zeros((20, 26), np.uint8)
+    area[4:12, 6:18] = 255
+    Image.fromarray(area).save(tmp_path / "mask.png")
+    out = tmp_path / "painted.png"
+    assert run("inpaint", folder, photo, "a star", "--mask", tmp_path / "mask.png", "-o", out) == 0
+    drawn, before = np.asarray(Image.open(out)), np.asarray(Image.open(photo))
+    assert np.array_equal(drawn[area == 0], before[area == 0])
+    assert not np.array_equal(drawn[area > 0], before[area > 0])
+    assert read_record(out)["mask_image"] == str(tmp_path / "mask.png")
+    assert run("inpaint", folder, photo, "a star", "--mask", tmp_path / "mask.png", "--plain", "-o", out) == 0
+    assert not np.array_equal(np.asarray(Image.open(out))[area == 0], before[area == 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["img2img", "nothing.png", "a"], "nothing.png does not exist: give a picture's file"),
+        (["img2img", ".", "a"], ". is a folder: give a picture's file"),
+        (["img2img", "text.png", "a"], "text.png is no picture"),
+        (["img2img", "photo.jpg", "a", "--max-pixels", "519"], "photo.jpg is 26 x 20 pixels, more than max_pixels=519"),
+        (["inpaint", "photo.jpg", "a", "--mask", "nothing.png"], "nothing.png does not exist"),
+    ],
+)
+def test_a_wrong_picture_is_one_clear_line(tmp_path, monkeypatch, capsys, photo, nothing_is_loaded, arguments, words):
+    (tmp_path / "text.png").write_text("no picture")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Img2ImgPipeline, "from_pretrained", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"latentgen: error: {words}")
+    assert len(error.splitlines()) == 1
+
+
+def test_a_mask_of_another_size_is_one_clear_line(folder, tmp_path, photo, capsys):
+    Image.new("L", (20, 26), 255).save(tmp_path / "mask.png")
+    assert run("inpaint", folder, photo, "a", "--mask", tmp_path / "mask.png", "-o", tmp_path / "x.png") == 1
+    assert "image is 26 x 20 pixels and mask_image 20 x 26; they must have one size" in capsys.readouterr().err
+
+
+@pytest.fixture
 def nothing_is_loaded(monkeypatch):
     monkeypatch.setattr(Text2ImagePipeline, "from_pretrained", lambda *a, **k: pytest.fail("a model was loaded"))
 
@@ -232,7 +296,9 @@ def test_debug_shows_the_traceback(folder):
      *(["generate", "x", option, value] for option, value in [
          ("--steps", "many"), ("--steps", "0"), ("--num-images", "0"), ("--height", "-8"), ("--width", "1.5"),
          ("--guidance-scale", "nan"), ("--guidance-scale", "-1"), ("--seed", "-1"), ("--seed", str(2**64)),
-         ("--scheduler", "fast"), ("--dtype", "int8"), ("-o", "picture.jpg")])],
+         ("--scheduler", "fast"), ("--dtype", "int8"), ("-o", "picture.jpg")]),
+     ["img2img", "x.png"], ["inpaint", "x.png", "x"], ["img2img", "x.png", "x", "--strength", "0"],
+     ["img2img", "x.png", "x", "--height", "8"], ["inpaint", "x.png", "x", "--mask", "m.png", "--padding-mask-crop", "-1"]],
 )  # fmt: skip
 def test_wrong_usage_exits_with_2(arguments, capsys, nothing_is_loaded):
     with pytest.raises(SystemExit) as raised:

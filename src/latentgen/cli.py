@@ -105,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"latentgen {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands)
+    _add_img2img(commands)
+    _add_inpaint(commands)
     _add_train(commands)
     return parser
 
@@ -116,8 +118,63 @@ def _add_generate(commands: Any) -> None:
         description="Draw pictures from a prompt. Without --model, the small bundled model draws shapes: "
         '"a small red circle to the left of a large blue star, striped grey background".',
     )
+    _add_prompt(parser)
     add = parser.add_argument
-    add("prompt", metavar="PROMPT", help='what to draw; "" draws without a condition')
+    add("--height", type=_count, metavar="H", help="in pixels (default: what the model was trained on)")
+    add("--width", type=_count, metavar="W", help="in pixels (default: what the model was trained on)")
+    _add_drawing(parser)
+    parser.set_defaults(run=_generate)
+
+
+def _add_img2img(commands: Any) -> None:
+    parser = commands.add_parser(
+        "img2img",
+        help="draw a picture anew under a prompt",
+        description="Draw a picture anew under a prompt, in its own size.",
+    )
+    _add_picture(parser)
+    _add_prompt(parser)
+    parser.add_argument("--strength", type=_share, default=0.8, metavar="S",
+        help="above 0, at most 1: how much of the picture is given up (default: %(default)s)")  # fmt: skip
+    _add_drawing(parser)
+    parser.set_defaults(run=_img2img)
+
+
+def _add_inpaint(commands: Any) -> None:
+    parser = commands.add_parser(
+        "inpaint",
+        help="draw a part of a picture anew",
+        description="Draw a part of a picture anew; every pixel outside the mask stays as it is.",
+    )
+    _add_picture(parser)
+    _add_prompt(parser)
+    add = parser.add_argument
+    add("--mask", type=Path, required=True, metavar="FILE",
+        help="picture of the same size; what is brighter than half there is drawn anew")  # fmt: skip
+    add("--strength", type=_share, default=1.0, metavar="S",
+        help="above 0, at most 1: below 1, some of what is under the mask is kept (default: %(default)s)")  # fmt: skip
+    add("--mask-blur", type=_scale, default=0.0, metavar="PIXELS",
+        help="width of the seam between old and new, inside the mask (default: %(default)s)")  # fmt: skip
+    add("--padding-mask-crop", type=_pixels, metavar="PIXELS",
+        help="draw only the mask's surroundings, so many pixels wide, in the size that the model was trained on")  # fmt: skip
+    add("--plain", action="store_true", help="write what the decoder gives, outside the mask too")
+    _add_drawing(parser)
+    parser.set_defaults(run=_inpaint)
+
+
+def _add_prompt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT", help='what to draw; "" draws without a condition')
+
+
+def _add_picture(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="picture to start from, of any kind and size")
+    parser.add_argument("--max-pixels", type=_count, metavar="N",
+        help="refuse pictures with more pixels (default: 64 million)")  # fmt: skip
+
+
+def _add_drawing(parser: argparse.ArgumentParser) -> None:
+    """The options that all commands have which draw."""
+    add = parser.add_argument
     add("-o", "--output", type=_png, metavar="FILE",
         help="PNG to write; one that exists is replaced (default: out.png, or the next free name like it)")  # fmt: skip
     add("--model", default=BUNDLED, metavar="PATH_OR_ID",
@@ -129,8 +186,6 @@ def _add_generate(commands: Any) -> None:
     add("--seed", type=_seed, metavar="S", help="seed of the first picture; the next has S + 1 (default: random)")
     add("--num-images", type=_count, default=1, metavar="N",
         help="how many pictures, drawn and written one after another (default: %(default)s)")  # fmt: skip
-    add("--height", type=_count, metavar="H", help="in pixels (default: what the model was trained on)")
-    add("--width", type=_count, metavar="W", help="in pixels (default: what the model was trained on)")
     add("--scheduler", choices=SCHEDULERS, metavar="NAME",
         help=f"{', '.join(SCHEDULERS)} (default: the model's own)")  # fmt: skip
     add("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
@@ -140,7 +195,6 @@ def _add_generate(commands: Any) -> None:
     add("--revision", metavar="R", help="branch, tag or commit on the Hub (default: main)")
     add("--quiet", action="store_true", help="no progress bar")
     add("--debug", action="store_true", help="show the traceback of an error")
-    parser.set_defaults(run=_generate)
 
 
 def _add_train(commands: Any) -> None:
@@ -179,6 +233,20 @@ def _scale(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
 
 
+def _share(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
+
+
+def _pixels(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+
+
 def _png(text: str) -> Path:
     if Path(text).suffix.lower() != ".png" and not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"{text} must end in .png: pictures are written as PNG")
@@ -186,30 +254,68 @@ def _png(text: str) -> Path:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
+    _draw(arguments, "Text2ImagePipeline", {"height": arguments.height, "width": arguments.width})
+
+
+def _img2img(arguments: argparse.Namespace) -> None:
+    _draw(arguments, "Img2ImgPipeline", {"strength": arguments.strength}, {"image": arguments.image})
+
+
+def _inpaint(arguments: argparse.Namespace) -> None:
+    settings = {
+        "strength": arguments.strength,
+        "mask_blur": arguments.mask_blur,
+        "padding_mask_crop": arguments.padding_mask_crop,
+        "keep_unmasked": not arguments.plain,
+    }
+    _draw(arguments, "InpaintPipeline", settings, {"image": arguments.image, "mask_image": arguments.mask})
+
+
+def _draw(
+    arguments: argparse.Namespace, pipeline: str, own: dict[str, Any], files: dict[str, Path] | None = None
+) -> None:
+    """Draw pictures and write them.
+
+    Args:
+        arguments: the command line.
+        pipeline: the class that draws.
+        own: settings of this command, beside those that all have.
+        files: pictures that the pipeline is given, by argument.
+    """
     # What can fail for free comes first: a model is not loaded for nothing, a picture that cannot be kept is not drawn.
     for path in _targets(arguments.output, arguments.num_images, look=True):
         check_writable(path)
     seeds = _seeds(arguments.seed, arguments.num_images)
+    for path in (files or {}).values():
+        if not path.is_file():
+            raise ValueError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: give a picture's file.")
     folder = _model_folder(arguments)
     with _leaving_at_once():
-        from latentgen.pipelines import Text2ImagePipeline
+        from latentgen import pipelines
+        from latentgen.pipelines.pictures import MAX_PIXELS, open_picture
         from latentgen.pipelines.png import save_png
 
-        pipe = Text2ImagePipeline.from_pretrained(
+        most = getattr(arguments, "max_pixels", None) or MAX_PIXELS
+        pictures = {name: open_picture(path, max_pixels=most) for name, path in (files or {}).items()}
+        pipe: Any = getattr(pipelines, pipeline).from_pretrained(
             folder, device=arguments.device, dtype=arguments.dtype, variant=arguments.variant
         )
-    settings = _settings(arguments)
+        pipe.max_pixels = most
+    settings = _settings(arguments) | own
     record = {
         "prompt": arguments.prompt, **settings, "scheduler": arguments.scheduler or type(pipe.scheduler).__name__,
         **_origin(arguments, folder), "dtype": str(pipe.dtype).removeprefix("torch."), "device": pipe.device.type,
-        "version": __version__,
+        "version": __version__, "pipeline": pipeline,
+        **{name: str(path.absolute()) for name, path in (files or {}).items()},
     }  # fmt: skip
+    size = ("height", "width") if not files else ()
     targets = iter(_targets(arguments.output, arguments.num_images))
     for seed in seeds:
         # One at a time: a batch needs its multiple of the memory, and an interrupt would lose all of it.
-        result = pipe(arguments.prompt, **settings, seed=seed, show_progress=not arguments.quiet)
+        result = pipe(arguments.prompt, **pictures, **settings, seed=seed, show_progress=not arguments.quiet)
         picture, path = result.images[0], next(targets)
-        save_png(picture, path, {**record, "seed": result.seeds[0], "height": picture.height, "width": picture.width})
+        drawn = {"seed": result.seeds[0], **{side: getattr(picture, side) for side in size}}
+        save_png(picture, path, {**record, **drawn})
         print(f"{path} (seed {result.seeds[0]})", flush=True)
 
 
@@ -252,8 +358,6 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     guidance = BUNDLED_GUIDANCE if arguments.model == BUNDLED else 7.5
     return {
         "negative_prompt": arguments.negative,
-        "height": arguments.height,
-        "width": arguments.width,
         "num_inference_steps": arguments.steps,
         "guidance_scale": guidance if arguments.guidance_scale is None else arguments.guidance_scale,
         "scheduler": arguments.scheduler,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +17,26 @@ MAX_PIXELS = 64_000_000
 """Pictures with more pixels are refused before they are decoded, unless a pipeline's `max_pixels` says otherwise."""
 
 FORMS = "a PIL image, an array of (H, W, 3) or (H, W), a tensor of (3, H, W) or (1, H, W), or a list or batch of them"
+
+
+def open_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a picture's file; its pixels are decoded later, by whoever reads them.
+
+    Raises:
+        ValueError: naming the file, if it is no picture, or has more than `max_pixels`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked below
+            picture = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (OSError, SyntaxError, ValueError):
+        raise ValueError(
+            f"{path} is no picture, or of a kind that is not read: PNG, JPEG, WebP and others are."
+        ) from None
+    _check_size(str(path), picture.width, picture.height, max_pixels)
+    return picture
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
