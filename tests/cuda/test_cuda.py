@@ -7,8 +7,8 @@ import torch
 
 from latentgen.bundled import bundled_model
 from latentgen.diffusion import NoiseStream
-from latentgen.models.autoencoder_kl import Decoder
 from latentgen.models.unet import UNet2DConditionModel
+from latentgen.nn.autoencoder_blocks import Decoder
 from latentgen.pipelines.text2image import Text2ImagePipeline
 
 pytestmark = [

@@ -50,7 +50,7 @@ def test_log_variances_are_clamped():
             "down_block_types=.* has 2 entries; the network has 3 levels",
         ),
         ({"up_block_types": ("UpDecoderBlock2D",)}, "up_block_types=.* has 1 entries; the network has 3 levels"),
-        ({"down_block_types": ("AttnDownEncoderBlock2D",) * 3}, "down_block_types holds AttnDownEncoderBlock2D"),
+        ({"down_block_types": ("KDownEncoderBlock2D",) * 3}, "down_block_types holds KDownEncoderBlock2D"),
         ({"scaling_factor": 0}, "scaling_factor=0 does not fit; it must be a finite number above 0"),
         ({"scaling_factor": -0.18}, "scaling_factor=-0.18 does not fit; it must be a finite number above 0"),
         (

@@ -46,6 +46,10 @@ VAES = {
     "no attention": {"mid_block_add_attention": False},
     "shifted": {"shift_factor": 0.1, "scaling_factor": 0.36, "latent_channels": 16},
     "more blocks": {"layers_per_block": 2},
+    "attention at a level": {
+        "down_block_types": ("DownEncoderBlock2D", "DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"),
+    },
     "one level": {
         "block_out_channels": (8,),
         "down_block_types": ("DownEncoderBlock2D",),

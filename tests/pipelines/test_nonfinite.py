@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny_clip import final_layer_norm
 
-from latentgen.models.autoencoder_kl import AutoencoderKL, Decoder
+from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
+from latentgen.nn.autoencoder_blocks import Decoder
 from latentgen.pipelines.text2image import Text2ImagePipeline
 
 CALL = {"num_inference_steps": 6, "seed": 0, "output_type": "pt", "scheduler": "ddim"}

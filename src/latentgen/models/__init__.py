@@ -2,5 +2,6 @@
 
 from latentgen.models.autoencoder_kl import AutoencoderConfig, AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel, UNetConfig
+from latentgen.models.vq_model import VQConfig, VQModel
 
-__all__ = ["AutoencoderConfig", "AutoencoderKL", "UNet2DConditionModel", "UNetConfig"]
+__all__ = ["AutoencoderConfig", "AutoencoderKL", "UNet2DConditionModel", "UNetConfig", "VQConfig", "VQModel"]
