@@ -113,6 +113,38 @@ def make_model_folder(folder, *, unet=SD1, vae=None, encoder=None, scheduler=Non
     return folder
 
 
+def make_upscaler_folder(folder):
+    """Write a model folder of the form of Stable Diffusion's x4 upscaler."""
+    their_unet(**X4_UPSCALER).save_pretrained(folder / "unet")
+    their_vae(scaling_factor=0.08333).save_pretrained(folder / "vae")
+    make_encoder().save_pretrained(folder / "text_encoder")
+    make_tokenizer_folder(folder / "tokenizer")
+    schedulers = {
+        "scheduler": {"_class_name": "DDIMScheduler", **SCHEDULER, "prediction_type": "v_prediction"},
+        "low_res_scheduler": {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.0001,
+                              "beta_end": 0.02, "clip_sample": True, "variance_type": "fixed_small"},
+    }  # fmt: skip
+    for name, config in schedulers.items():
+        (folder / name).mkdir()
+        (folder / name / "scheduler_config.json").write_text(json.dumps(config))
+    index = {
+        "_class_name": "StableDiffusionUpscalePipeline",
+        "_diffusers_version": "0.18.0",
+        "low_res_scheduler": ["diffusers", "DDPMScheduler"],
+        "max_noise_level": 350,
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "watermarker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    return folder
+
+
 def their_pipeline(folder):
     """The same folder as a pipeline of diffusers, in float32."""
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None)

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from latentgen.bundled import bundled_model
     from latentgen.diffusion import NoiseSchedule, Plan, StopSampling, sample
     from latentgen.models import AutoencoderKL, UNet2DConditionModel, VQModel
-    from latentgen.pipelines import ImageOutput, Img2ImgPipeline, InpaintPipeline, Text2ImagePipeline, extend_canvas
+    from latentgen.pipelines import (
+        ImageOutput,
+        Img2ImgPipeline,
+        InpaintPipeline,
+        SuperResPipeline,
+        Text2ImagePipeline,
+        extend_canvas,
+    )
     from latentgen.schedulers import (
         DDIMScheduler,
         DDPMScheduler,
@@ -34,7 +41,14 @@ _HOMES = {
     "bundled": ("bundled_model",),
     "diffusion": ("NoiseSchedule", "Plan", "StopSampling", "sample"),
     "models": ("AutoencoderKL", "UNet2DConditionModel", "VQModel"),
-    "pipelines": ("ImageOutput", "Img2ImgPipeline", "InpaintPipeline", "Text2ImagePipeline", "extend_canvas"),
+    "pipelines": (
+        "ImageOutput",
+        "Img2ImgPipeline",
+        "InpaintPipeline",
+        "SuperResPipeline",
+        "Text2ImagePipeline",
+        "extend_canvas",
+    ),
     "schedulers": (
         "DDIMScheduler",
         "DDPMScheduler",
@@ -50,7 +64,7 @@ _HOMES = {
 _HOME_OF = {name: f"latentgen.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (by subject)
-    "Text2ImagePipeline", "Img2ImgPipeline", "InpaintPipeline", "extend_canvas", "ImageOutput",
+    "Text2ImagePipeline", "Img2ImgPipeline", "InpaintPipeline", "SuperResPipeline", "extend_canvas", "ImageOutput",
     "bundled_model", "StopSampling", "WeightsError",
     "AutoencoderKL", "VQModel", "UNet2DConditionModel",
     "DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler",

@@ -11,16 +11,15 @@ from torch import Tensor
 MAX_SEED = 2**64 - 1
 
 
-def _source(seed: int, shape: tuple[int, int, int]) -> Callable[[], Tensor]:
-    """Where one image's noise comes from: each call draws (1, C, h, w), float32 on the CPU."""
-    size = (1, *shape)
+def _source(seed: int) -> Callable[[Sequence[int]], Tensor]:
+    """Where one image's noise comes from: each call draws a size, float32 on the CPU."""
     if seed < 2**32:
         generator = torch.Generator("cpu").manual_seed(seed)
-        return lambda: torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
+        return lambda size: torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
     # PyTorch's CPU generator reads the low 32 bits of a seed, which would make 5 of 2**32 + 5. NumPy's, a Mersenne Twister
     # too, is seeded with any number of 32-bit words, and what it draws never changes (NEP 19).
     twister = np.random.RandomState([seed % 2**32, seed // 2**32])
-    return lambda: torch.from_numpy(twister.standard_normal(size).astype(np.float32))
+    return lambda size: torch.from_numpy(twister.standard_normal(size).astype(np.float32))
 
 
 class NoiseStream:
@@ -38,16 +37,18 @@ class NoiseStream:
             shape: (C, h, w) of one image.
             device: where the noise is wanted.
         """
-        self._sources = [_source(seed, shape) for seed in seeds]
+        self._sources = [_source(seed) for seed in seeds]
+        self._shape = shape
         self._device = torch.device(device)
 
     def __call__(self, i: int) -> Tensor:
         """Fresh noise for step i, (B, C, h, w). Streams are read in order, so `i` only says which step asks."""
         return self.draw()
 
-    def draw(self) -> Tensor:
-        """The next of every stream, (B, C, h, w)."""
-        noise = torch.cat([draw() for draw in self._sources])
+    def draw(self, shape: Sequence[int] | None = None) -> Tensor:
+        """The next of every stream, (B, C, h, w), or of another `shape` than the stream's."""
+        size = (1, *(shape or self._shape))
+        noise = torch.cat([draw(size) for draw in self._sources])
         if self._device.type == "cuda":  # pinned and asynchronous: the step does not wait for the copy
             return noise.pin_memory().to(self._device, non_blocking=True)
         return noise.to(self._device)

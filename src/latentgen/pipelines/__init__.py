@@ -4,6 +4,14 @@ from latentgen.pipelines.canvas import extend_canvas
 from latentgen.pipelines.img2img import Img2ImgPipeline
 from latentgen.pipelines.inpaint import InpaintPipeline
 from latentgen.pipelines.output import ImageOutput
+from latentgen.pipelines.superres import SuperResPipeline
 from latentgen.pipelines.text2image import Text2ImagePipeline
 
-__all__ = ["ImageOutput", "Img2ImgPipeline", "InpaintPipeline", "Text2ImagePipeline", "extend_canvas"]
+__all__ = [
+    "ImageOutput",
+    "Img2ImgPipeline",
+    "InpaintPipeline",
+    "SuperResPipeline",
+    "Text2ImagePipeline",
+    "extend_canvas",
+]

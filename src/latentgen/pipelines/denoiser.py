@@ -33,6 +33,7 @@ class Denoiser:
         guidance_scale: float,
         guidance_rescale: float,
         extra: Tensor | None = None,
+        class_label: int | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -45,6 +46,7 @@ class Denoiser:
             guidance_scale: see `guide`.
             guidance_rescale: see `guide`.
             extra: (B, C', h, w) further input channels, the same at every step.
+            class_label: for networks with a class (or noise level) embedding: that of all images.
         """
         self.unet = unet
         self.prediction_type = prediction_type
@@ -53,7 +55,9 @@ class Denoiser:
         self.scale, self.rescale = guidance_scale, guidance_rescale
         both = embeddings if negative_embeddings is None else torch.cat([negative_embeddings, embeddings])
         self.context = unet.prepare_context(both.to(unet.dtype))
-        shifts = unet.prepare_time(torch.tensor(plan.timesteps, dtype=torch.float32, device=unet.device))
+        timesteps = torch.tensor(plan.timesteps, dtype=torch.float32, device=unet.device)
+        labels = None if class_label is None else torch.full((len(plan),), class_label, device=unet.device)
+        shifts = unet.prepare_time(timesteps, labels)
         self.shifts = [[block[i : i + 1] for block in shifts] for i in range(len(plan))]
         self.extra = extra
         self._unread: list[tuple[int, Tensor, Tensor]] = []

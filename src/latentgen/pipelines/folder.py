@@ -35,16 +35,21 @@ class How:
     variant: str | None
 
 
+OF_PIXELS = {"low_res_scheduler"}
+"""Schedulers of a folder that put noise on pictures: their files mean what their classes do."""
+
+
 def _scheduler(name: str) -> Callable[[Path, How], Any]:
     def load(folder: Path, how: How) -> Any:
         path = folder / CONFIG_NAME
         config = read_json(path)
         try:
-            meant = for_latents(config)
+            meant = config if folder.name in OF_PIXELS else for_latents(config)
             scheduler = SCHEDULERS[name].from_config(meant)
         except ValueError as error:
             raise WeightsError(f"{path}: {error}") from error
-        _warn_of_other_values(path, scheduler, {key: meant[key] for key in OF_LATENTS})
+        if folder.name not in OF_PIXELS:
+            _warn_of_other_values(path, scheduler, {key: meant[key] for key in OF_LATENTS})
         return scheduler
 
     return load
@@ -105,7 +110,10 @@ LOADERS: dict[tuple[str, str], Callable[[Path, How], Any]] = {
 """Library and class, as `model_index.json` names them. Nothing else is ever loaded."""
 
 
-LOADED_BY = {"StableDiffusionInpaintPipeline": "InpaintPipeline"}
+LOADED_BY = {
+    "StableDiffusionInpaintPipeline": "InpaintPipeline",
+    "StableDiffusionUpscalePipeline": "SuperResPipeline",
+}
 """Classes that only one pipeline here loads, for the others to say so."""
 
 
@@ -143,7 +151,7 @@ def load_components(folder: Path, index: Mapping[str, Any], given: Mapping[str, 
                 f"{folder / INDEX} has no {name} (found {entry!r}): fetch the whole model, or pass {name}=..."
             )
         if (entry[0], entry[1]) not in LOADERS:
-            supported = [cls for _, cls in LOADERS if (cls in SCHEDULERS) == (name == "scheduler")]
+            supported = [cls for _, cls in LOADERS if (cls in SCHEDULERS) == name.endswith("scheduler")]
             raise WeightsError(
                 f"{folder / INDEX} names {entry[0]}.{entry[1]} as {name}, which is not supported; supported are "
                 f"{', '.join(sorted(supported))}. {_remedy(folder, name)}"
@@ -155,11 +163,11 @@ def load_components(folder: Path, index: Mapping[str, Any], given: Mapping[str, 
 
 
 def _remedy(folder: Path, name: str) -> str:
-    if name != "scheduler":
+    if not name.endswith("scheduler"):
         return f"Use a model made of these, or pass {name}=..."
     return (
-        "Pass one of these as scheduler=..., with the model's settings: "
-        f"scheduler=DPMSolverMultistepScheduler.from_pretrained({str(folder / name)!r})."
+        f"Pass one of these as {name}=..., with the model's settings: "
+        f"{name}=DPMSolverMultistepScheduler.from_pretrained({str(folder / name)!r})."
     )
 
 

@@ -13,13 +13,16 @@ from latentgen.pipelines.inputs import check_absent, check_component
 from latentgen.pipelines.pictures import MAX_PIXELS
 from latentgen.pipelines.solver import warn_of_clipping
 from latentgen.runtime.device import one_dtype, resolve_device, resolve_dtype, warn_of_slow_dtype
-from latentgen.schedulers import Scheduler
 from latentgen.weights.hub import resolve_model
 from latentgen.weights.sharding import shard_limit
 from latentgen.weights.weight_files import check_some_have, check_variant
 
 ABSENT = ("safety_checker", "feature_extractor", "requires_safety_checker")
 """What code for other libraries passes to `from_pretrained` to have none of it."""
+
+
+OF_LATENTS = "scheduler"
+"""The component that draws latents; an upscaler's other scheduler puts noise on pixels."""
 
 
 class Pipeline:
@@ -46,7 +49,7 @@ class Pipeline:
         """Refuse a component of a wrong class where it is assigned, not in a later call."""
         if name in self.component_kinds:
             check_component(name, value, self.component_kinds[name])
-            if isinstance(value, Scheduler) and hasattr(self, name):
+            if name == OF_LATENTS and hasattr(self, name):
                 warn_of_clipping(value)
         super().__setattr__(name, value)
 
@@ -196,7 +199,7 @@ class Pipeline:
     def _take(self, name: str, how: How) -> None:
         """Bring a network that the caller gave to the others' device; its dtype is the caller's choice."""
         module = self.components[name]
-        if isinstance(module, Scheduler):
+        if name == OF_LATENTS:
             warn_of_clipping(module)
         if not isinstance(module, nn.Module):
             return

@@ -19,7 +19,7 @@ from latentgen.weights.weight_files import (
     nothing_found,
 )
 
-UNUSED_COMPONENTS = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+UNUSED_COMPONENTS = frozenset({"safety_checker", "feature_extractor", "image_encoder", "watermarker"})
 """Parts of published model folders that nothing here runs; the first alone weighs 1.2 GB."""
 
 ROOT_FILES = frozenset({"model_index.json", "config.json"})  # of a whole model; of a component that is a repository
