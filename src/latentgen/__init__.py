@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Text2ImagePipeline,
         extend_canvas,
     )
+    from latentgen.runtime.tiling import Tiling
     from latentgen.schedulers import (
         DDIMScheduler,
         DDPMScheduler,
@@ -49,6 +50,7 @@ _HOMES = {
         "Text2ImagePipeline",
         "extend_canvas",
     ),
+    "runtime.tiling": ("Tiling",),
     "schedulers": (
         "DDIMScheduler",
         "DDPMScheduler",
@@ -64,7 +66,7 @@ _HOMES = {
 _HOME_OF = {name: f"latentgen.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (by subject)
-    "Text2ImagePipeline", "Img2ImgPipeline", "InpaintPipeline", "SuperResPipeline", "extend_canvas", "ImageOutput",
+    "Text2ImagePipeline", "Img2ImgPipeline", "InpaintPipeline", "SuperResPipeline", "extend_canvas", "Tiling", "ImageOutput",
     "bundled_model", "StopSampling", "WeightsError",
     "AutoencoderKL", "VQModel", "UNet2DConditionModel",
     "DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler",

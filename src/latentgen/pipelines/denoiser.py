@@ -11,6 +11,7 @@ from latentgen.diffusion.guidance import guide
 from latentgen.diffusion.plan import Plan
 from latentgen.diffusion.prediction import Prediction, to_prediction
 from latentgen.models.unet import UNet2DConditionModel
+from latentgen.runtime.tiling import in_tiles
 
 WILD = 1e3  # latents are noise of unit variance and a picture of about unit variance; beyond this something drove them away
 
@@ -34,6 +35,8 @@ class Denoiser:
         guidance_rescale: float,
         extra: Tensor | None = None,
         class_label: int | None = None,
+        tile: int | None = None,
+        overlap: int = 0,
     ) -> None:
         """Prepare a run.
 
@@ -46,6 +49,7 @@ class Denoiser:
             guidance_scale: see `guide`.
             guidance_rescale: see `guide`.
             extra: (B, C', h, w) further input channels, the same at every step.
+            tile, overlap: side of the tiles that the UNet sees and how far they overlap, in latents; None shows it all.
             class_label: for networks with a class (or noise level) embedding: that of all images.
         """
         self.unet = unet
@@ -60,6 +64,7 @@ class Denoiser:
         shifts = unet.prepare_time(timesteps, labels)
         self.shifts = [[block[i : i + 1] for block in shifts] for i in range(len(plan))]
         self.extra = extra
+        self.tile, self.overlap = tile, overlap
         self._unread: list[tuple[int, Tensor, Tensor]] = []
 
     def __call__(self, latents: Tensor, i: int) -> Prediction:
@@ -67,7 +72,7 @@ class Denoiser:
         x = x.to(self.unet.dtype)
         if self.guided:
             x = torch.cat([x, x])
-        output = self.unet.denoise(x, self.shifts[i], self.context).float()
+        output = self._denoise(x, i)
         self._unread.append((i, output.isfinite().all(), latents.abs().amax()))
         if output.device.type == "cpu":
             self.check_outputs()
@@ -75,6 +80,14 @@ class Denoiser:
             unconditional, conditional = output.chunk(2)
             output = guide(unconditional, conditional, self.scale, self.rescale)
         return to_prediction(self.prediction_type, output, latents, self.plan.alphas[i], self.plan.sigmas[i])
+
+    def _denoise(self, x: Tensor, i: int) -> Tensor:
+        def network(part: Tensor) -> Tensor:
+            return self.unet.denoise(part, self.shifts[i], self.context)
+
+        if self.tile is None:
+            return network(x).float()
+        return in_tiles(network, x, tile=self.tile, overlap=self.overlap)
 
     def check_outputs(self) -> None:
         """Raise if an output since the last check was not finite.

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from latentgen.models.autoencoder_kl import AutoencoderKL, Posterior
+from latentgen.runtime.tiling import Tiling, in_tiles
 from latentgen.runtime.warn import warn_user
+
+WHOLE = Tiling()
 
 
 def encode(vae: AutoencoderKL, pixels: Tensor) -> Posterior:
@@ -32,8 +35,13 @@ def _moments(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
 
 
-def decode(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, bool]:
+def decode(vae: AutoencoderKL, latents: Tensor, tiling: Tiling = WHOLE) -> tuple[Tensor, bool]:
     """Latents (N, C, h, w), scaled, to pixels (N, 3, H, W) float32 in [0, 1].
+
+    Args:
+        vae: the decoder.
+        latents: as the UNet sees them.
+        tiling: how its work is divided.
 
     Returns:
         The pixels, and whether the decoder had to be run again in float32 for any picture.
@@ -42,14 +50,14 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, bool]:
         FloatingPointError: if the pixels are not finite in float32 either.
     """
     z = vae.unscale(latents)
-    pixels = vae.decode(z.to(vae.dtype)).float()
+    pixels = _decode(vae, z, tiling)
     broken = ~pixels.isfinite().flatten(1).all(dim=1)
     retried = vae.dtype != torch.float32 and bool(broken.any())
     if retried:
         warn_user(f"the decoder (vae) overflowed in {vae.dtype} and is run again in float32.")
         # A copy is cast, for this one use: the component itself stays as it is, for other threads too.
         twin = copy.deepcopy(vae, {id(vae.encoder): None}).float()
-        pixels[broken] = twin.decode(z[broken].float())
+        pixels[broken] = _decode(twin, z[broken], tiling)
         broken = ~pixels.isfinite().flatten(1).all(dim=1)
     if bool(broken.any()):
         first = int(broken.int().argmax())
@@ -58,3 +66,16 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> tuple[Tensor, bool]:
             f"{float(latents[first].abs().amax()):.3g} (about 4 is usual): check its weights, or what drove the latents there."
         )
     return (pixels / 2 + 0.5).clamp(0, 1), retried
+
+
+def _decode(vae: AutoencoderKL, z: Tensor, tiling: Tiling) -> Tensor:
+    """Unscaled latents to pixels in about [-1, 1], float32, in the decoder's dtype and in parts."""
+    factor = vae.config.factor
+    parts = []
+    for part in z.to(vae.dtype).split(tiling.batch or len(z)):
+        if tiling.vae is None:
+            parts.append(vae.decode(part).float())
+        else:
+            overlap = tiling.overlap // factor
+            parts.append(in_tiles(vae.decode, part, tile=tiling.vae // factor, overlap=overlap, scale=factor))
+    return torch.cat(parts)

@@ -20,8 +20,9 @@ from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, ma
 from latentgen.pipelines.pictures import pad_to_multiple, read_pictures
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, check_callback, run
-from latentgen.pipelines.solver import check_guidance, choose_solver
+from latentgen.pipelines.solver import check_guidance, check_tiling, choose_solver
 from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
+from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Img2ImgPipeline(Pipeline):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         clip_skip: int | None = None,
+        tiling: Tiling | None = None,
         output_type: OutputType = "pil",
         callback_on_step_end: Callback | None = None,
         show_progress: bool | None = None,
@@ -115,6 +117,7 @@ class Img2ImgPipeline(Pipeline):
             prompt_embeds: (B, S, D) instead of `prompt`.
             negative_prompt_embeds: (B, S, D) instead of `negative_prompt`.
             clip_skip: leave out the text encoder's last layers, so many.
+            tiling: for large pictures, a `Tiling` that says in which tiles the UNet and the VAE work; None is none.
             output_type: "pil", "np", "pt" or "latent"; see `ImageOutput`.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})` after each step; may return a
                 dictionary whose "latents" replace them, and may raise `StopSampling` to end the call with what there is.
@@ -129,6 +132,7 @@ class Img2ImgPipeline(Pipeline):
         check_callback(callback_on_step_end)
         guidance_scale, guidance_rescale = check_guidance(guidance_scale, guidance_rescale)
         per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
+        tiles = check_tiling(tiling, self.vae.config.factor)
         solver = choose_solver(self.scheduler, scheduler, eta)
         whole = solver.plan(plain_number(num_inference_steps))
         plan = whole.tail(first_knot(strength, whole))
@@ -152,6 +156,7 @@ class Img2ImgPipeline(Pipeline):
             *condition,
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
+            **tiles,
         )
         final = run(
             self,
@@ -163,7 +168,9 @@ class Img2ImgPipeline(Pipeline):
             show_progress=show_progress,
         )
         height, width = pixels.shape[-2:]
-        return make_output(self.vae, final, output_type, seeds, finish=lambda drawn: drawn[..., :height, :width])
+        return make_output(
+            self.vae, final, output_type, seeds, tiling=tiling, finish=lambda drawn: drawn[..., :height, :width]
+        )
 
 
 def first_knot(strength: Any, plan: Plan) -> int:

@@ -32,8 +32,9 @@ from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, ma
 from latentgen.pipelines.pictures import read_masks, read_pictures
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, check_callback, run
-from latentgen.pipelines.solver import check_guidance, choose_solver
+from latentgen.pipelines.solver import check_guidance, check_tiling, choose_solver
 from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
+from latentgen.runtime.tiling import Tiling
 from latentgen.runtime.warn import warn_user
 from latentgen.schedulers import Scheduler
 
@@ -122,6 +123,7 @@ class InpaintPipeline(Pipeline):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         clip_skip: int | None = None,
+        tiling: Tiling | None = None,
         output_type: OutputType = "pil",
         callback_on_step_end: Callback | None = None,
         show_progress: bool | None = None,
@@ -155,6 +157,7 @@ class InpaintPipeline(Pipeline):
             prompt_embeds: (B, S, D) instead of `prompt`.
             negative_prompt_embeds: (B, S, D) instead of `negative_prompt`.
             clip_skip: leave out the text encoder's last layers, so many.
+            tiling: for large pictures, a `Tiling` that says in which tiles the UNet and the VAE work; None is none.
             output_type: "pil", "np", "pt" or "latent" (of the part that was drawn); see `ImageOutput`.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})` after each step; may return a
                 dictionary whose "latents" replace them, and may raise `StopSampling` to end the call with what there is.
@@ -170,6 +173,7 @@ class InpaintPipeline(Pipeline):
         guidance_scale, guidance_rescale = check_guidance(guidance_scale, guidance_rescale)
         per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
         mask_blur = check_number("mask_blur", mask_blur, 0)
+        tiles = check_tiling(tiling, self.vae.config.factor)
         solver = choose_solver(self.scheduler, scheduler, eta)
         whole = solver.plan(plain_number(num_inference_steps))
         first = first_knot(strength, whole)
@@ -217,6 +221,7 @@ class InpaintPipeline(Pipeline):
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
             extra=extra,
+            **tiles,
         )
         final = run(
             self,
@@ -228,7 +233,7 @@ class InpaintPipeline(Pipeline):
             callback=callback_on_step_end,
             show_progress=show_progress,
         )
-        return make_output(self.vae, final, output_type, seeds, finish=put_back)
+        return make_output(self.vae, final, output_type, seeds, tiling=tiling, finish=put_back)
 
     def _canvas(
         self, image: Any, mask_image: Any, padding: int | None, height: int | None, width: int | None

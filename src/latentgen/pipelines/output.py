@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from latentgen.models.autoencoder_kl import AutoencoderKL
-from latentgen.pipelines.first_stage import decode
+from latentgen.pipelines.first_stage import WHOLE, decode
+from latentgen.runtime.tiling import Tiling
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 OUTPUT_TYPES: tuple[OutputType, ...] = ("pil", "np", "pt", "latent")
@@ -54,6 +55,7 @@ def make_output(
     output_type: str,
     seeds: list[int],
     *,
+    tiling: Tiling | None = None,
     finish: Callable[[Tensor], Tensor] = lambda pixels: pixels,
 ) -> ImageOutput:
     """Decode the final latents (N, C, h, w) and give them the form that was asked for.
@@ -63,9 +65,10 @@ def make_output(
         latents: scaled, as the UNet sees them.
         output_type: one of `OUTPUT_TYPES`.
         seeds: of the images.
+        tiling: how the decoder's work is divided.
         finish: what is done to the pixels (N, 3, H, W) in [0, 1] before they take that form.
     """
     if output_type == "latent":
         return ImageOutput(latents, seeds)
-    pixels, retried = decode(vae, latents)
+    pixels, retried = decode(vae, latents, tiling or WHOLE)
     return ImageOutput(of_type(finish(pixels), output_type), seeds, retried)

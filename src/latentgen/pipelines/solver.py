@@ -1,4 +1,4 @@
-"""How a call is solved: its scheduler and its guidance, checked."""
+"""How a call is solved: its scheduler, its guidance and its tiles, checked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from latentgen.pipelines.inputs import check_number
+from latentgen.runtime.tiling import Tiling
 from latentgen.runtime.warn import warn_user
 from latentgen.schedulers import DDIMScheduler, Scheduler, scheduler_by_name
 from latentgen.schedulers.config import TRAINED, for_latents
@@ -67,3 +68,20 @@ def check_guidance(scale: Any, rescale: Any) -> tuple[float, float]:
     if scale == 1 and rescale:
         warn_user("guidance_scale=1 runs without guidance: guidance_rescale has no effect.")
     return scale, rescale
+
+
+def check_tiling(tiling: Any, factor: int) -> dict[str, Any]:
+    """What a `Denoiser` is told of tiles, in latents.
+
+    Args:
+        tiling: a `Tiling`, or None.
+        factor: pixels that a latent stands for.
+    """
+    if tiling is None:
+        return {}
+    if not isinstance(tiling, Tiling):
+        raise ValueError(
+            f"tiling={tiling!r} must be a latentgen.Tiling, for example Tiling(vae=512, overlap=64), or None."
+        )
+    tiling.check(factor)
+    return {"tile": tiling.unet and tiling.unet // factor, "overlap": tiling.overlap // factor}

@@ -18,8 +18,9 @@ from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, ma
 from latentgen.pipelines.pictures import read_pictures
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, check_callback, run
-from latentgen.pipelines.solver import check_guidance, choose_solver
+from latentgen.pipelines.solver import check_guidance, check_tiling, choose_solver
 from latentgen.pipelines.text_condition import check_text_width, condition_on_text
+from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class SuperResPipeline(Pipeline):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         clip_skip: int | None = None,
+        tiling: Tiling | None = None,
         output_type: OutputType = "pil",
         callback_on_step_end: Callback | None = None,
         show_progress: bool | None = None,
@@ -128,6 +130,7 @@ class SuperResPipeline(Pipeline):
             prompt_embeds: (B, S, D) instead of `prompt`.
             negative_prompt_embeds: (B, S, D) instead of `negative_prompt`.
             clip_skip: leave out the text encoder's last layers, so many.
+            tiling: for large pictures, a `Tiling` that says in which tiles the UNet and the VAE work; None is none.
             output_type: "pil", "np", "pt" or "latent"; see `ImageOutput`.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})` after each step; may return a
                 dictionary whose "latents" replace them, and may raise `StopSampling` to end the call with what there is.
@@ -143,6 +146,7 @@ class SuperResPipeline(Pipeline):
         guidance_scale, guidance_rescale = check_guidance(guidance_scale, guidance_rescale)
         per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
         level = self._noise_level(noise_level)
+        tiles = check_tiling(tiling, self.vae.config.factor)
         solver = choose_solver(self.scheduler, scheduler, eta)
         plan = solver.plan(plain_number(num_inference_steps))
         pixels = read_pictures("image", image, max_pixels=self.max_pixels)
@@ -171,6 +175,7 @@ class SuperResPipeline(Pipeline):
             guidance_rescale=guidance_rescale,
             extra=small,
             class_label=level,
+            **tiles,
         )
         final = run(
             self,
@@ -181,7 +186,7 @@ class SuperResPipeline(Pipeline):
             callback=callback_on_step_end,
             show_progress=show_progress,
         )
-        return make_output(self.vae, final, output_type, seeds)
+        return make_output(self.vae, final, output_type, seeds, tiling=tiling)
 
     def _noise_level(self, value: Any) -> int:
         most = min(

@@ -23,8 +23,9 @@ from latentgen.pipelines.inputs import (
 from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, make_output
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, check_callback, run
-from latentgen.pipelines.solver import check_guidance, choose_solver
+from latentgen.pipelines.solver import check_guidance, check_tiling, choose_solver
 from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
+from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Text2ImagePipeline(Pipeline):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         clip_skip: int | None = None,
+        tiling: Tiling | None = None,
         output_type: OutputType = "pil",
         callback_on_step_end: Callback | None = None,
         show_progress: bool | None = None,
@@ -117,6 +119,7 @@ class Text2ImagePipeline(Pipeline):
             prompt_embeds: (B, S, D) instead of `prompt`.
             negative_prompt_embeds: (B, S, D) instead of `negative_prompt`.
             clip_skip: leave out the text encoder's last layers, so many.
+            tiling: for large pictures, a `Tiling` that says in which tiles the UNet and the VAE work; None is none.
             output_type: "pil", "np", "pt" or "latent"; see `ImageOutput`.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})` after each step; may return a
                 dictionary whose "latents" replace them, and may raise `StopSampling` to end the call with what there is.
@@ -131,6 +134,7 @@ class Text2ImagePipeline(Pipeline):
         check_callback(callback_on_step_end)
         guidance_scale, guidance_rescale = check_guidance(guidance_scale, guidance_rescale)
         per_prompt = check_count("num_images_per_prompt", num_images_per_prompt)
+        tiles = check_tiling(tiling, self.vae.config.factor)
         solver = choose_solver(self.scheduler, scheduler, eta)
         plan = solver.plan(plain_number(num_inference_steps))
         shape = self._latent_shape(height, width)
@@ -150,6 +154,7 @@ class Text2ImagePipeline(Pipeline):
             *condition,
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
+            **tiles,
         )
         final = run(
             self,
@@ -160,7 +165,7 @@ class Text2ImagePipeline(Pipeline):
             callback=callback_on_step_end,
             show_progress=show_progress,
         )
-        return make_output(self.vae, final, output_type, seeds)
+        return make_output(self.vae, final, output_type, seeds, tiling=tiling)
 
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """(C, h, w) of one image's latents."""
