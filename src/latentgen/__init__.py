@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from latentgen.bundled import bundled_model
     from latentgen.diffusion import NoiseSchedule, Plan, StopSampling, sample
-    from latentgen.models import AutoencoderKL, UNet2DConditionModel, VQModel
+    from latentgen.models import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
     from latentgen.pipelines import (
         ImageOutput,
         Img2ImgPipeline,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "bundled": ("bundled_model",),
     "diffusion": ("NoiseSchedule", "Plan", "StopSampling", "sample"),
-    "models": ("AutoencoderKL", "UNet2DConditionModel", "VQModel"),
+    "models": ("AutoencoderKL", "UNet2DConditionModel", "UNet2DModel", "VQModel"),
     "pipelines": (
         "ImageOutput",
         "Img2ImgPipeline",
@@ -68,7 +68,7 @@ _HOME_OF = {name: f"latentgen.{home}" for home, names in _HOMES.items() for name
 __all__ = [  # noqa: RUF022 (by subject)
     "Text2ImagePipeline", "Img2ImgPipeline", "InpaintPipeline", "SuperResPipeline", "extend_canvas", "Tiling", "ImageOutput",
     "bundled_model", "StopSampling", "WeightsError",
-    "AutoencoderKL", "VQModel", "UNet2DConditionModel",
+    "AutoencoderKL", "VQModel", "UNet2DConditionModel", "UNet2DModel",
     "DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler", "HeunDiscreteScheduler", "LCMScheduler", "PNDMScheduler",
     "NoiseSchedule", "Plan", "sample",

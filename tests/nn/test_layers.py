@@ -125,4 +125,4 @@ def test_the_autoencoders_padding_is_at_the_right_and_the_bottom():
 def test_upsampling_doubles_or_reaches_a_size():
     layer = Upsample(4)
     assert layer(draw(1, 4, 3, 5)).shape == (1, 4, 6, 10)
-    assert layer(draw(1, 4, 3, 5), (5, 9)).shape == (1, 4, 5, 9)
+    assert layer(draw(1, 4, 3, 5), size=(5, 9)).shape == (1, 4, 5, 9)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentgen.models.config import check_depth, check_fields, per_level
-from latentgen.models.model import Model
+from latentgen.models.denoising_unet import DenoisingUNet, check_unet, timesteps_of
 from latentgen.nn.attention import KeyValue, Transformer2D, TransformerBlock
-from latentgen.nn.embeddings import TimestepEmbedding, timestep_embedding
-from latentgen.nn.resnet import ResnetBlock
-from latentgen.nn.unet_blocks import DownBlock, MidBlock, UpBlock
+from latentgen.nn.resnet import Downsample, ResnetBlock, Upsample
 
 DOWN_BLOCKS = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}  # name: attends to the condition?
 UP_BLOCKS = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
@@ -57,24 +51,13 @@ class UNetConfig:
         check_fields(self)
         levels = len(self.block_out_channels)
         check_depth(levels, self.layers_per_block, self.transformer_layers_per_block)
-        frequencies, odd = divmod(self.block_out_channels[0], 2)
-        if odd:
-            raise ValueError(
-                f"block_out_channels begins with {self.block_out_channels[0]}; it is the width of the timestep's embedding "
-                "too, half sines and half cosines, and must be even."
-            )
-        if not 0 <= self.freq_shift < frequencies:
-            raise ValueError(
-                f"freq_shift={self.freq_shift} does not fit; it must be at least 0 and below {frequencies}, half of the first "
-                "of block_out_channels: 0 in Stable Diffusion, 1 in DDPM."
-            )
-        for name, types, known in (
-            ("down_block_types", self.down_block_types, DOWN_BLOCKS),
-            ("up_block_types", self.up_block_types, UP_BLOCKS),
-        ):
-            per_level(types, levels, name)
-            if wrong := [t for t in types if t not in known]:
-                raise ValueError(f"{name} holds {', '.join(wrong)}; supported are {', '.join(known)}.")
+        check_unet(
+            self,
+            [
+                ("down_block_types", self.down_block_types, [*DOWN_BLOCKS]),
+                ("up_block_types", self.up_block_types, [*UP_BLOCKS]),
+            ],
+        )
         for channels, heads in zip(
             self.block_out_channels, per_level(self.attention_head_dim, levels, "attention_head_dim"), strict=True
         ):
@@ -86,7 +69,7 @@ class UNetConfig:
         per_level(self.only_cross_attention, levels, "only_cross_attention")
 
 
-class UNet2DConditionModel(Model[UNetConfig]):
+class UNet2DConditionModel(DenoisingUNet[UNetConfig]):
     """Latents of (B, in_channels, h, w), timesteps and a context of (B, S, cross_attention_dim) to (B, out_channels, h, w).
 
     h and w may be any size; trained pictures look best near `sample_size`.
@@ -120,9 +103,8 @@ class UNet2DConditionModel(Model[UNetConfig]):
         levels = len(widths)
         heads = per_level(config.attention_head_dim, levels, "attention_head_dim")
         only_cross = per_level(config.only_cross_attention, levels, "only_cross_attention")
-        time_channels = widths[0] * 4
         make_resnet = partial(
-            ResnetBlock, groups=config.norm_num_groups, eps=config.norm_eps, time_channels=time_channels
+            ResnetBlock, groups=config.norm_num_groups, eps=config.norm_eps, time_channels=widths[0] * 4
         )
 
         def transformer(level: int, *, only_cross: bool) -> partial[Transformer2D]:
@@ -138,92 +120,27 @@ class UNet2DConditionModel(Model[UNetConfig]):
                 upcast=config.upcast_attention,
             )
 
-        self.time_embedding = TimestepEmbedding(widths[0], time_channels)
-        if config.num_class_embeds is not None:
-            self.class_embedding = nn.Embedding(config.num_class_embeds, time_channels)
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        def attention(level: int, attends: bool) -> partial[Transformer2D] | None:
+            return transformer(level, only_cross=only_cross[level]) if attends else None
 
-        self.down_blocks = nn.ModuleList()
-        skips = [widths[0]]
-        for level, (kind, (before, width)) in enumerate(
-            zip(config.down_block_types, pairwise((widths[0], *widths)), strict=True)
-        ):
-            last = level == levels - 1
-            attend = transformer(level, only_cross=only_cross[level]) if DOWN_BLOCKS[kind] else None
-            self.down_blocks.append(
-                DownBlock(before, width, config.layers_per_block, make_resnet, attend, downsample=not last)
-            )
-            skips += [width] * (config.layers_per_block + (not last))
-
-        self.mid_block = MidBlock(widths[-1], make_resnet, transformer(levels - 1, only_cross=False))
-
-        self.up_blocks = nn.ModuleList()
-        before = widths[-1]
-        for kind, level in zip(config.up_block_types, reversed(range(levels)), strict=True):
-            taken = [skips.pop() for _ in range(config.layers_per_block + 1)]
-            attend = transformer(level, only_cross=only_cross[level]) if UP_BLOCKS[kind] else None
-            self.up_blocks.append(UpBlock(before, widths[level], taken, make_resnet, attend, upsample=level > 0))
-            before = widths[level]
-
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
-
-        self._resnets = [m for m in self.modules() if isinstance(m, ResnetBlock)]
+        self._build(
+            make_resnet,
+            [
+                (attention(k, DOWN_BLOCKS[kind]), partial(Downsample, padding=1))
+                for k, kind in enumerate(config.down_block_types)
+            ],
+            transformer(levels - 1, only_cross=False),
+            [(attention(levels - 1 - k, UP_BLOCKS[kind]), Upsample) for k, kind in enumerate(config.up_block_types)],
+        )
         self._cross_attentions = [
             a for m in self.modules() if isinstance(m, TransformerBlock) for a in m.cross_attentions()
         ]
-        for index, resnet in enumerate(self._resnets):
-            resnet.index = index
         for index, attention in enumerate(self._cross_attentions):
             attention.index = index
-
-    def prepare_time(self, timesteps: Tensor, class_labels: Tensor | None = None) -> list[Tensor]:
-        """What the timesteps add to each residual block.
-
-        Args:
-            timesteps: (N,) numbers in [0, num_train_timesteps).
-            class_labels: (N,) integers, for networks with `num_class_embeds`.
-
-        Returns:
-            For each residual block (N, C, 1, 1).
-        """
-        embedding = timestep_embedding(
-            timesteps,
-            self.config.block_out_channels[0],
-            flip_sin_to_cos=self.config.flip_sin_to_cos,
-            freq_shift=self.config.freq_shift,
-        )
-        embedding = self.time_embedding(embedding.to(self.dtype))
-        if (class_labels is None) != (self.config.num_class_embeds is None):
-            raise ValueError(
-                f"class_labels {'are missing' if class_labels is None else 'were given'}, but num_class_embeds is "
-                f"{self.config.num_class_embeds}: labels go with a class embedding."
-            )
-        if class_labels is not None:
-            embedding = embedding + self.class_embedding(class_labels)
-        activated = F.silu(embedding)
-        return [resnet.shift(activated) for resnet in self._resnets]
 
     def prepare_context(self, encoder_hidden_states: Tensor) -> list[KeyValue]:
         """Keys and values of a (B, S, cross_attention_dim) context for each cross-attention layer."""
         return [attention.keys_values(encoder_hidden_states) for attention in self._cross_attentions]
-
-    def denoise(self, sample: Tensor, shifts: Sequence[Tensor], context: Sequence[KeyValue]) -> Tensor:
-        """The network itself, (B, in_channels, h, w) -> (B, out_channels, h, w).
-
-        Args:
-            sample: noisy latents, in the network's dtype.
-            shifts: for each residual block (B, C, 1, 1), or (1, C, 1, 1) for the same timestep everywhere.
-            context: for each cross-attention layer its keys and values, of batch B.
-        """
-        x = self.conv_in(sample)
-        skips = [x]
-        for down in self.down_blocks:
-            x = down(x, skips, shifts, context)
-        x = self.mid_block(x, shifts, context)
-        for up in self.up_blocks:
-            x = up(x, skips, shifts, context)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
 
     def forward(
         self,
@@ -240,7 +157,5 @@ class UNet2DConditionModel(Model[UNetConfig]):
             encoder_hidden_states: (B, S, cross_attention_dim).
             class_labels: (B,) integers, for networks with `num_class_embeds`.
         """
-        timesteps = torch.as_tensor(timestep, dtype=torch.float32, device=sample.device).reshape(-1)
-        return self.denoise(
-            sample, self.prepare_time(timesteps, class_labels), self.prepare_context(encoder_hidden_states)
-        )
+        shifts = self.prepare_time(timesteps_of(timestep, sample), class_labels)
+        return self.denoise(sample, shifts, self.prepare_context(encoder_hidden_states))

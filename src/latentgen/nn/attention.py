@@ -54,19 +54,18 @@ class Attention(nn.Module):
         return self.to_out[0](out.transpose(1, 2).flatten(2))
 
 
-class SpatialAttention(nn.Module):
-    """The autoencoder's attention: one head over all positions of a (B, C, H, W) map, with its own norm and shortcut."""
+class SpatialAttention(Attention):
+    """Attention over all positions of a (B, C, H, W) map, with its own norm and shortcut: in autoencoders, and in UNets that
+    have no context (Ho et al. 2020)."""
 
-    def __init__(self, channels: int, *, groups: int, eps: float) -> None:
-        super().__init__()
+    def __init__(self, channels: int, *, groups: int, eps: float, heads: int = 1) -> None:
+        super().__init__(channels, channels, heads, bias=True)
         self.group_norm = nn.GroupNorm(groups, channels, eps=eps)
-        attention = Attention(channels, channels, heads=1, bias=True)
-        self.to_q, self.to_k, self.to_v, self.to_out = attention.to_q, attention.to_k, attention.to_v, attention.to_out
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Sequence[KeyValue] = ()) -> Tensor:  # type: ignore[override]
+        """(B, C, H, W) -> (B, C, H, W); of the context, which other blocks attend to, it takes nothing."""
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)
-        q, k, v = (layer(tokens)[:, None] for layer in (self.to_q, self.to_k, self.to_v))
-        out = self.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])
+        out = super().forward(tokens, self.keys_values(tokens))
         return x + out.transpose(1, 2).reshape(x.shape)
 
 

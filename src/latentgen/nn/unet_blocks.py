@@ -1,4 +1,4 @@
-"""One resolution of the UNet: residual blocks, each followed by a transformer where the level attends to the condition.
+"""One resolution of a UNet: residual blocks, each followed by attention where the level has any.
 
 `shifts` and `context` are the step-independent inputs that `UNet2DConditionModel` prepares; see there.
 """
@@ -10,21 +10,21 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from latentgen.nn.attention import KeyValue, Transformer2D
+from latentgen.nn.attention import KeyValue, SpatialAttention, Transformer2D
 from latentgen.nn.resnet import Downsample, ResnetBlock, Upsample
 
 MakeResnet = Callable[[int, int], ResnetBlock]
-MakeTransformer = Callable[[], Transformer2D]
+MakeAttention = Callable[[], Transformer2D | SpatialAttention]
 
 
 class NoAttention(nn.Module):
-    """Stands where a level has no transformer."""
+    """Stands where a level does not attend."""
 
     def forward(self, x: Tensor, context: Sequence[KeyValue]) -> Tensor:
         return x
 
 
-def _attentions(make: MakeTransformer | None, count: int) -> nn.ModuleList:
+def _attentions(make: MakeAttention | None, count: int) -> nn.ModuleList:
     return nn.ModuleList(NoAttention() if make is None else make() for _ in range(count))
 
 
@@ -37,15 +37,15 @@ class DownBlock(nn.Module):
         out_channels: int,
         layers: int,
         make_resnet: MakeResnet,
-        make_transformer: MakeTransformer | None,
+        make_attention: MakeAttention | None,
         *,
-        downsample: bool,
+        downsample: Downsample | ResnetBlock | None,
     ) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * (layers - 1)
         self.resnets = nn.ModuleList(make_resnet(width, out_channels) for width in widths)
-        self.attentions = _attentions(make_transformer, layers)
-        self.downsamplers = nn.ModuleList([Downsample(out_channels, padding=1)] if downsample else [])
+        self.attentions = _attentions(make_attention, layers)
+        self.downsamplers = nn.ModuleList([] if downsample is None else [downsample])
 
     def forward(self, x: Tensor, skips: list[Tensor], shifts: Sequence[Tensor], context: Sequence[KeyValue]) -> Tensor:
         """Append every feature map to `skips` and return the last."""
@@ -53,19 +53,19 @@ class DownBlock(nn.Module):
             x = attention(resnet(x, shifts), context)
             skips.append(x)
         for downsample in self.downsamplers:
-            x = downsample(x)
+            x = downsample(x, shifts)
             skips.append(x)
         return x
 
 
 class MidBlock(nn.Module):
-    """The coarsest level: residual block, transformer, residual block."""
+    """The coarsest level: residual block, attention where there is one, residual block."""
 
-    def __init__(self, channels: int, make_resnet: MakeResnet, make_transformer: MakeTransformer) -> None:
+    def __init__(self, channels: int, make_resnet: MakeResnet, make_attention: MakeAttention | None) -> None:
         super().__init__()
         first, last = make_resnet(channels, channels), make_resnet(channels, channels)
         self.resnets = nn.ModuleList([first, last])
-        self.attentions = nn.ModuleList([make_transformer()])
+        self.attentions = _attentions(make_attention, 1)
 
     def forward(self, x: Tensor, shifts: Sequence[Tensor], context: Sequence[KeyValue]) -> Tensor:
         first, last = self.resnets
@@ -82,17 +82,17 @@ class UpBlock(nn.Module):
         out_channels: int,
         skip_channels: Sequence[int],
         make_resnet: MakeResnet,
-        make_transformer: MakeTransformer | None,
+        make_attention: MakeAttention | None,
         *,
-        upsample: bool,
+        upsample: Upsample | ResnetBlock | None,
     ) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * (len(skip_channels) - 1)
         self.resnets = nn.ModuleList(
             make_resnet(width + skip, out_channels) for width, skip in zip(widths, skip_channels, strict=True)
         )
-        self.attentions = _attentions(make_transformer, len(skip_channels))
-        self.upsamplers = nn.ModuleList([Upsample(out_channels)] if upsample else [])
+        self.attentions = _attentions(make_attention, len(skip_channels))
+        self.upsamplers = nn.ModuleList([] if upsample is None else [upsample])
 
     def forward(self, x: Tensor, skips: list[Tensor], shifts: Sequence[Tensor], context: Sequence[KeyValue]) -> Tensor:
         """Take maps from the end of `skips`; what is left there tells the size to come back to."""
@@ -100,5 +100,5 @@ class UpBlock(nn.Module):
             x = attention(resnet(torch.cat([x, skips.pop()], dim=1), shifts), context)
         for upsample in self.upsamplers:
             height, width = skips[-1].shape[-2:]
-            x = upsample(x, (height, width))
+            x = upsample(x, shifts, (height, width))
         return x
