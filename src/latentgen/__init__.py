@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         InpaintPipeline,
         SuperResPipeline,
         Text2ImagePipeline,
+        UnconditionalPipeline,
         extend_canvas,
     )
     from latentgen.runtime.tiling import Tiling
@@ -48,6 +49,7 @@ _HOMES = {
         "InpaintPipeline",
         "SuperResPipeline",
         "Text2ImagePipeline",
+        "UnconditionalPipeline",
         "extend_canvas",
     ),
     "runtime.tiling": ("Tiling",),
@@ -66,7 +68,8 @@ _HOMES = {
 _HOME_OF = {name: f"latentgen.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (by subject)
-    "Text2ImagePipeline", "Img2ImgPipeline", "InpaintPipeline", "SuperResPipeline", "extend_canvas", "Tiling", "ImageOutput",
+    "Text2ImagePipeline", "Img2ImgPipeline", "InpaintPipeline", "SuperResPipeline", "UnconditionalPipeline",
+    "extend_canvas", "Tiling", "ImageOutput",
     "bundled_model", "StopSampling", "WeightsError",
     "AutoencoderKL", "VQModel", "UNet2DConditionModel", "UNet2DModel",
     "DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler",

@@ -61,6 +61,11 @@ class FirstStageConfig:
         return int(2 ** (len(self.block_out_channels) - 1))
 
     @property
+    def embed_dim(self) -> int:
+        """Channels of the latents."""
+        return self.latent_channels
+
+    @property
     def shift(self) -> float:
         """What is taken off the latents before they are scaled."""
         return 0.0
@@ -71,6 +76,12 @@ C = TypeVar("C", bound=FirstStageConfig)
 
 class FirstStage(Model[C]):
     """Pictures in [-1, 1], (B, 3, H, W), to latents (B, C, H / f, W / f) and back; H and W are multiples of f."""
+
+    encoder: Encoder
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), about in [-1, 1] and not clamped, from unscaled latents (B, C, h, w)."""
+        raise NotImplementedError
 
     def scale(self, z: Tensor) -> Tensor:
         """Encoder latents to diffusion latents, of about unit variance (LDM, appendix G)."""

@@ -6,6 +6,7 @@ from latentgen.pipelines.inpaint import InpaintPipeline
 from latentgen.pipelines.output import ImageOutput
 from latentgen.pipelines.superres import SuperResPipeline
 from latentgen.pipelines.text2image import Text2ImagePipeline
+from latentgen.pipelines.unconditional import UnconditionalPipeline
 
 __all__ = [
     "ImageOutput",
@@ -13,5 +14,6 @@ __all__ = [
     "InpaintPipeline",
     "SuperResPipeline",
     "Text2ImagePipeline",
+    "UnconditionalPipeline",
     "extend_canvas",
 ]

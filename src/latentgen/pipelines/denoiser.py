@@ -11,6 +11,8 @@ from latentgen.diffusion.guidance import guide
 from latentgen.diffusion.plan import Plan
 from latentgen.diffusion.prediction import Prediction, to_prediction
 from latentgen.models.unet import UNet2DConditionModel
+from latentgen.models.unet2d import UNet2DModel
+from latentgen.nn.attention import KeyValue
 from latentgen.runtime.tiling import in_tiles
 
 WILD = 1e3  # latents are noise of unit variance and a picture of about unit variance; beyond this something drove them away
@@ -25,14 +27,14 @@ class Denoiser:
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        unet: UNet2DConditionModel | UNet2DModel,
         prediction_type: str,
         plan: Plan,
-        embeddings: Tensor,
+        embeddings: Tensor | None,
         negative_embeddings: Tensor | None,
         *,
-        guidance_scale: float,
-        guidance_rescale: float,
+        guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
         extra: Tensor | None = None,
         class_label: int | None = None,
         tile: int | None = None,
@@ -44,7 +46,7 @@ class Denoiser:
             unet: the network.
             prediction_type: what its output means.
             plan: the run's knots.
-            embeddings: (B, S, D) of the prompts.
+            embeddings: (B, S, D) of the prompts; None for a network without a context.
             negative_embeddings: (B, S, D) of the negative prompts; None runs without guidance.
             guidance_scale: see `guide`.
             guidance_rescale: see `guide`.
@@ -57,8 +59,10 @@ class Denoiser:
         self.plan = plan
         self.guided = negative_embeddings is not None
         self.scale, self.rescale = guidance_scale, guidance_rescale
-        both = embeddings if negative_embeddings is None else torch.cat([negative_embeddings, embeddings])
-        self.context = unet.prepare_context(both.to(unet.dtype))
+        self.context: list[KeyValue] = []
+        if isinstance(unet, UNet2DConditionModel) and embeddings is not None:
+            both = embeddings if negative_embeddings is None else torch.cat([negative_embeddings, embeddings])
+            self.context = unet.prepare_context(both.to(unet.dtype))
         timesteps = torch.tensor(plan.timesteps, dtype=torch.float32, device=unet.device)
         labels = None if class_label is None else torch.full((len(plan),), class_label, device=unet.device)
         shifts = unet.prepare_time(timesteps, labels)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from latentgen.models.autoencoder_kl import AutoencoderKL, Posterior
+from latentgen.models.first_stage import FirstStage
 from latentgen.runtime.tiling import Tiling, in_tiles
 from latentgen.runtime.warn import warn_user
 
@@ -35,7 +37,7 @@ def _moments(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
 
 
-def decode(vae: AutoencoderKL, latents: Tensor, tiling: Tiling = WHOLE) -> tuple[Tensor, bool]:
+def decode(vae: FirstStage[Any], latents: Tensor, tiling: Tiling = WHOLE) -> tuple[Tensor, bool]:
     """Latents (N, C, h, w), scaled, to pixels (N, 3, H, W) float32 in [0, 1].
 
     Args:
@@ -68,7 +70,7 @@ def decode(vae: AutoencoderKL, latents: Tensor, tiling: Tiling = WHOLE) -> tuple
     return (pixels / 2 + 0.5).clamp(0, 1), retried
 
 
-def _decode(vae: AutoencoderKL, z: Tensor, tiling: Tiling) -> Tensor:
+def _decode(vae: FirstStage[Any], z: Tensor, tiling: Tiling) -> Tensor:
     """Unscaled latents to pixels in about [-1, 1], float32, in the decoder's dtype and in parts."""
     factor = vae.config.factor
     parts = []

@@ -13,6 +13,8 @@ import torch
 
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
+from latentgen.models.unet2d import UNet2DModel
+from latentgen.models.vq_model import VQModel
 from latentgen.runtime.warn import warn_user
 from latentgen.schedulers import SCHEDULERS, Scheduler
 from latentgen.schedulers.config import OF_LATENTS, for_latents
@@ -101,7 +103,13 @@ LOADERS: dict[tuple[str, str], Callable[[Path, How], Any]] = {
     ("diffusers", "AutoencoderKL"): lambda folder, how: AutoencoderKL.from_pretrained(
         folder, device=how.device, dtype=how.dtype, variant=how.variant
     ),
+    ("diffusers", "VQModel"): lambda folder, how: VQModel.from_pretrained(
+        folder, device=how.device, dtype=how.dtype, variant=how.variant
+    ),
     ("diffusers", "UNet2DConditionModel"): _unet,
+    ("diffusers", "UNet2DModel"): lambda folder, how: UNet2DModel.from_pretrained(
+        folder, device=how.device, dtype=how.dtype, variant=how.variant
+    ),
     ("transformers", "CLIPTextModel"): _text_encoder,
     ("transformers", "CLIPTokenizer"): lambda folder, how: load_clip_tokenizer(folder),
     ("transformers", "CLIPTokenizerFast"): lambda folder, how: load_clip_tokenizer(folder),
@@ -113,6 +121,7 @@ LOADERS: dict[tuple[str, str], Callable[[Path, How], Any]] = {
 LOADED_BY = {
     "StableDiffusionInpaintPipeline": "InpaintPipeline",
     "StableDiffusionUpscalePipeline": "SuperResPipeline",
+    "LDMPipeline": "UnconditionalPipeline",
 }
 """Classes that only one pipeline here loads, for the others to say so."""
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.models.first_stage import FirstStage
 from latentgen.pipelines.first_stage import WHOLE, decode
 from latentgen.runtime.tiling import Tiling
 
@@ -50,7 +50,7 @@ def of_type(pixels: Tensor, output_type: str) -> list[Image.Image] | np.ndarray 
 
 
 def make_output(
-    vae: AutoencoderKL,
+    vae: FirstStage[Any],
     latents: Tensor,
     output_type: str,
     seeds: list[int],
