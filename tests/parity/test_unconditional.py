@@ -38,14 +38,14 @@ def pipes(request, tmp_path_factory):
     theirs.set_progress_bar_config(disable=True)
     ours = UnconditionalPipeline.from_pretrained(folder, device="cpu", dtype="float32")
     ours.show_progress = False
-    return ours, theirs
+    return ours, theirs, folder
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler"])
 def test_a_picture_is_that_of_diffusers(pipes, name):
-    ours, theirs = pipes
+    ours, theirs, folder = pipes
     cls = {"ddim": diffusers.DDIMScheduler, "euler": diffusers.EulerDiscreteScheduler}[name]
-    theirs.scheduler = cls.from_config(theirs.scheduler.config)
+    theirs.scheduler = cls.from_pretrained(folder / "scheduler")
     theirs.scheduler.set_timesteps(
         10
     )  # theirs asks for Euler's first noise level before it says how many steps there are
@@ -60,7 +60,7 @@ def test_a_picture_is_that_of_diffusers(pipes, name):
 
 
 def test_folders_go_both_ways(pipes, tmp_path):
-    ours, theirs = pipes
+    ours, theirs, _ = pipes
     ours.save_pretrained(tmp_path / "saved")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -72,7 +72,7 @@ def test_folders_go_both_ways(pipes, tmp_path):
 
 
 def test_size_seeds_and_neighbours(pipes):
-    ours, _ = pipes
+    ours, *_ = pipes
     call = {"num_inference_steps": 2, "output_type": "pt"}
     three = ours(num_images=3, seed=5, height=16, width=24, **call)
     assert (three.images.shape, three.seeds) == ((3, 3, 16, 24), [5, 6, 7])
@@ -91,7 +91,7 @@ def test_bad_input(pipes, options, message):
 
 
 def test_other_networks_are_refused(pipes):
-    ours, _ = pipes
+    ours, *_ = pipes
     for settings, message in (
         ({"in_channels": 6}, "the UNet takes 6 channels"),
         ({"num_class_embeds": 5}, "class labels"),
