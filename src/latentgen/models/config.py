@@ -16,7 +16,7 @@ INERT_KEYS = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "_
 
 
 MOST_OF_ANY = 2**16
-MOST = {"layers_per_block": 64, "transformer_layers_per_block": 64}
+MOST = {"layers_per_block": 64, "encoder_layers": 64, "n_stages": 8, "transformer_layers_per_block": 64}
 MOST_LEVELS = 16
 MOST_LAYERS = 1024
 """The most that is believed of a file: a count, a count of layers, a list's length, and the layers of a whole network."""

@@ -21,7 +21,6 @@ from latentgen.weights.strict import fill
 from latentgen.weights.weight_files import check_variant
 
 C = TypeVar("C")
-STEM = "diffusion_pytorch_model"  # the name that the folder layout gives every network's weights
 
 
 class Model(nn.Module, Generic[C]):
@@ -31,10 +30,14 @@ class Model(nn.Module, Generic[C]):
         config: the frozen dataclass it was built from.
         config_class: the class of `config`.
         neutral: keys of `config.json` that may stand there at the values listed, and change nothing.
+        inert: keys that may stand there at any value.
+        stem: how the weight files are called.
     """
 
     config_class: ClassVar[type]
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    inert: ClassVar[frozenset[str]] = frozenset()
+    stem: ClassVar[str] = "diffusion_pytorch_model"
 
     def __init__(self, config: C) -> None:
         super().__init__()
@@ -53,7 +56,8 @@ class Model(nn.Module, Generic[C]):
     @classmethod
     def from_config(cls, mapping: Mapping[str, Any]) -> Self:
         """Build the network, randomly initialised, from the content of a `config.json`."""
-        return cls(read_config(cls.config_class, mapping, cls.neutral))
+        meant = {key: value for key, value in mapping.items() if key not in cls.inert}
+        return cls(read_config(cls.config_class, meant, cls.neutral))
 
     @classmethod
     def from_pretrained(
@@ -114,7 +118,7 @@ class Model(nn.Module, Generic[C]):
                 model = cls.from_config(mapping)
         except ValueError as error:
             raise WeightsError(f"{path / 'config.json'}: {error}") from error
-        tensors: dict[str, Tensor] = rename_old_vae_attention(load_tensors(path, STEM, variant))
+        tensors: dict[str, Tensor] = rename_old_vae_attention(load_tensors(path, cls.stem, variant))
         fill(model, tensors, dtype=kind, device=place, source=str(path))
         return model
 
@@ -140,4 +144,4 @@ class Model(nn.Module, Generic[C]):
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "config.json", write_config(self.config, type(self).__name__))
-        save_tensors(path, STEM, self.state_dict(), variant=variant, max_shard_size=max_shard_size)
+        save_tensors(path, self.stem, self.state_dict(), variant=variant, max_shard_size=max_shard_size)
