@@ -13,8 +13,6 @@ from latentgen.models.first_stage import FirstStage
 from latentgen.runtime.tiling import Tiling, in_tiles
 from latentgen.runtime.warn import warn_user
 
-WHOLE = Tiling()
-
 
 def encode(vae: AutoencoderKL, pixels: Tensor) -> Posterior:
     """Pixels (N, 3, H, W) in [0, 1] to the posterior over unscaled latents, in float32.
@@ -37,7 +35,7 @@ def _moments(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
 
 
-def decode(vae: FirstStage[Any], latents: Tensor, tiling: Tiling = WHOLE) -> tuple[Tensor, bool]:
+def decode(vae: FirstStage[Any], latents: Tensor, tiling: Tiling) -> tuple[Tensor, bool]:
     """Latents (N, C, h, w), scaled, to pixels (N, 3, H, W) float32 in [0, 1].
 
     Args:

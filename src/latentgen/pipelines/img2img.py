@@ -13,14 +13,12 @@ from latentgen.diffusion.noise import NoiseStream
 from latentgen.diffusion.plan import Plan
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
-from latentgen.pipelines.denoiser import Denoiser
 from latentgen.pipelines.first_stage import encode
-from latentgen.pipelines.inputs import check_choice, check_count, check_number, plain_number, resolve_seeds
-from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, make_output
+from latentgen.pipelines.inputs import check_count, check_number, resolve_seeds
+from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pictures import pad_to_multiple, read_pictures
 from latentgen.pipelines.pipeline import Pipeline
-from latentgen.pipelines.run import Callback, check_callback, run
-from latentgen.pipelines.solver import check_guidance, check_tiling, choose_solver
+from latentgen.pipelines.run import Callback, begin
 from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
 from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
@@ -127,18 +125,24 @@ class Img2ImgPipeline(Pipeline):
             ValueError: for an argument that breaks its rule.
             FloatingPointError: if a network gives values that are not finite.
         """
-        self._check_components()
-        check_choice("output_type", output_type, OUTPUT_TYPES)
-        check_callback(callback_on_step_end)
-        guidance_scale, guidance_rescale = check_guidance(guidance_scale, guidance_rescale)
+        call = begin(
+            self,
+            self.vae,
+            num_inference_steps=num_inference_steps,
+            scheduler=scheduler,
+            eta=eta,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            tiling=tiling,
+            output_type=output_type,
+            callback=callback_on_step_end,
+            show_progress=show_progress,
+        )
         per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
-        tiles = check_tiling(tiling, self.vae.config.factor)
-        solver = choose_solver(self.scheduler, scheduler, eta)
-        whole = solver.plan(plain_number(num_inference_steps))
-        plan = whole.tail(first_knot(strength, whole))
+        plan = call.plan.tail(first_knot(strength, call.plan))
         pixels = read_pictures("image", image, max_pixels=self.max_pixels)
         condition = condition_on_text(
-            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=guidance_scale != 1
+            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
         )
         pairs = count_pairs(len(condition.positive), len(pixels))
         condition = condition.expanded(pairs).repeated(per_pair)
@@ -146,31 +150,12 @@ class Img2ImgPipeline(Pipeline):
 
         padded = pad_to_multiple(pixels, self.vae.config.factor).to(self.device)
         posterior = encode(self.vae, padded).expanded(pairs).repeated(per_pair)
-        shape = (self.unet.config.in_channels, *posterior.mean.shape[2:])
-        noise = NoiseStream(seeds, shape, self.device)
+        noise = NoiseStream(seeds, (self.vae.config.latent_channels, *posterior.mean.shape[2:]), self.device)
         x0 = self.vae.scale(posterior.sample(noise.draw()))
-        denoiser = Denoiser(
-            self.unet,
-            solver.prediction_type,
-            plan,
-            *condition,
-            guidance_scale=guidance_scale,
-            guidance_rescale=guidance_rescale,
-            **tiles,
-        )
-        final = run(
-            self,
-            solver,
-            denoiser,
-            plan.alphas[0] * x0 + plan.sigmas[0] * noise.draw(),
-            noise,
-            callback=callback_on_step_end,
-            show_progress=show_progress,
-        )
+        start = plan.alphas[0] * x0 + plan.sigmas[0] * noise.draw()
         height, width = pixels.shape[-2:]
-        return make_output(
-            self.vae, final, output_type, seeds, tiling=tiling, finish=lambda drawn: drawn[..., :height, :width]
-        )
+        final = call.sample(start, noise, condition, plan=plan)
+        return call.output(final, seeds, finish=lambda drawn: drawn[..., :height, :width])
 
 
 def first_knot(strength: Any, plan: Plan) -> int:

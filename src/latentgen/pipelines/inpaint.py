@@ -16,23 +16,13 @@ from latentgen.diffusion.plan import Plan
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.canvas import Canvas
-from latentgen.pipelines.denoiser import Denoiser
 from latentgen.pipelines.first_stage import encode
 from latentgen.pipelines.img2img import count_pairs, first_knot
-from latentgen.pipelines.inputs import (
-    check_choice,
-    check_count,
-    check_number,
-    check_side,
-    is_whole,
-    plain_number,
-    resolve_seeds,
-)
-from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, make_output, of_type
+from latentgen.pipelines.inputs import check_count, check_number, check_size, is_whole, resolve_seeds
+from latentgen.pipelines.output import ImageOutput, OutputType, of_type
 from latentgen.pipelines.pictures import read_masks, read_pictures
 from latentgen.pipelines.pipeline import Pipeline
-from latentgen.pipelines.run import Callback, check_callback, run
-from latentgen.pipelines.solver import check_guidance, check_tiling, choose_solver
+from latentgen.pipelines.run import Callback, begin
 from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
 from latentgen.runtime.tiling import Tiling
 from latentgen.runtime.warn import warn_user
@@ -167,20 +157,26 @@ class InpaintPipeline(Pipeline):
             ValueError: for an argument that breaks its rule.
             FloatingPointError: if a network gives values that are not finite.
         """
-        self._check_components()
-        check_choice("output_type", output_type, OUTPUT_TYPES)
-        check_callback(callback_on_step_end)
-        guidance_scale, guidance_rescale = check_guidance(guidance_scale, guidance_rescale)
+        call = begin(
+            self,
+            self.vae,
+            num_inference_steps=num_inference_steps,
+            scheduler=scheduler,
+            eta=eta,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            tiling=tiling,
+            output_type=output_type,
+            callback=callback_on_step_end,
+            show_progress=show_progress,
+        )
         per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
         mask_blur = check_number("mask_blur", mask_blur, 0)
-        tiles = check_tiling(tiling, self.vae.config.factor)
-        solver = choose_solver(self.scheduler, scheduler, eta)
-        whole = solver.plan(plain_number(num_inference_steps))
-        first = first_knot(strength, whole)
-        plan = whole.tail(first)
+        first = first_knot(strength, call.plan)
+        plan = call.plan.tail(first)
         canvas = self._canvas(image, mask_image, padding_mask_crop, height, width)
         condition = condition_on_text(
-            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=guidance_scale != 1
+            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
         )
         pairs = count_pairs(len(condition.positive), len(canvas.pictures))
         condition = condition.expanded(pairs).repeated(per_pair)
@@ -213,27 +209,9 @@ class InpaintPipeline(Pipeline):
         extra = (
             torch.cat([cells, latents_of(shown * (1 - masks) + 0.5 * masks)], dim=1) if self._sees_the_mask else None
         )
-        denoiser = Denoiser(
-            self.unet,
-            solver.prediction_type,
-            plan,
-            *condition,
-            guidance_scale=guidance_scale,
-            guidance_rescale=guidance_rescale,
-            extra=extra,
-            **tiles,
-        )
-        final = run(
-            self,
-            solver,
-            denoiser,
-            start,
-            noise,
-            constrain=None if x0 is None or self._sees_the_mask else keeping(x0, eps, cells, plan),
-            callback=callback_on_step_end,
-            show_progress=show_progress,
-        )
-        return make_output(self.vae, final, output_type, seeds, tiling=tiling, finish=put_back)
+        constrain = None if x0 is None or self._sees_the_mask else keeping(x0, eps, cells, plan)
+        final = call.sample(start, noise, condition, plan=plan, extra=extra, constrain=constrain)
+        return call.output(final, seeds, finish=put_back)
 
     def _canvas(
         self, image: Any, mask_image: Any, padding: int | None, height: int | None, width: int | None
@@ -260,16 +238,8 @@ class InpaintPipeline(Pipeline):
             return Canvas.whole(pictures, masks, factor)
         if not is_whole(padding) or padding < 0:
             raise ValueError(f"padding_mask_crop={padding!r} must be a whole number of pixels, at least 0, or None.")
-        size = self.unet.config.sample_size
-        sides = size if isinstance(size, tuple) else (size, size)
-        default_height, default_width = (None if side is None else side * factor for side in sides)
-        return Canvas.around_masks(
-            pictures,
-            masks,
-            int(padding),
-            check_side("height", height, default_height, factor),
-            check_side("width", width, default_width, factor),
-        )
+        h, w = check_size(height, width, self.unet.config.sample_size, factor)
+        return Canvas.around_masks(pictures, masks, int(padding), h * factor, w * factor)
 
 
 def keeping(x0: Tensor, eps: Tensor, cells: Tensor, plan: Plan) -> Callable[[Tensor, int], Tensor]:

@@ -112,6 +112,16 @@ def check_side(name: str, value: int | None, default: int | None, factor: int) -
     return value
 
 
+def check_size(height: int | None, width: int | None, sample_size: Any, factor: int) -> tuple[int, int]:
+    """A picture's height and width in latents; None is what `sample_size`, the UNet's, says that it was trained on."""
+    sides = sample_size if isinstance(sample_size, tuple) else (sample_size, sample_size)
+    default_height, default_width = (None if side is None else side * factor for side in sides)
+    return (
+        check_side("height", height, default_height, factor) // factor,
+        check_side("width", width, default_width, factor) // factor,
+    )
+
+
 def check_prompts(prompt: Any, name: str = "prompt") -> list[str]:
     """One prompt, or a sequence or array of them, as a list."""
     prompts = [prompt] if isinstance(prompt, str) else as_list(prompt)

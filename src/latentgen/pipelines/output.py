@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentgen.models.first_stage import FirstStage
-from latentgen.pipelines.first_stage import WHOLE, decode
+from latentgen.pipelines.first_stage import decode
 from latentgen.runtime.tiling import Tiling
 
 OutputType = Literal["pil", "np", "pt", "latent"]
@@ -55,7 +55,7 @@ def make_output(
     output_type: str,
     seeds: list[int],
     *,
-    tiling: Tiling | None = None,
+    tiling: Tiling,
     finish: Callable[[Tensor], Tensor] = lambda pixels: pixels,
 ) -> ImageOutput:
     """Decode the final latents (N, C, h, w) and give them the form that was asked for.
@@ -70,5 +70,5 @@ def make_output(
     """
     if output_type == "latent":
         return ImageOutput(latents, seeds)
-    pixels, retried = decode(vae, latents, tiling or WHOLE)
+    pixels, retried = decode(vae, latents, tiling)
     return ImageOutput(of_type(finish(pixels), output_type), seeds, retried)

@@ -66,7 +66,7 @@ class Pipeline:
         """Raise ValueError for components that do not fit one another."""
         raise NotImplementedError
 
-    def _check_components(self) -> None:
+    def check_components(self) -> None:
         """Refuse a call of components that do not fit, or of networks on different devices: they can be assigned singly."""
         self._check_fit()
         device = self.device

@@ -70,18 +70,13 @@ def check_guidance(scale: Any, rescale: Any) -> tuple[float, float]:
     return scale, rescale
 
 
-def check_tiling(tiling: Any, factor: int) -> dict[str, Any]:
-    """What a `Denoiser` is told of tiles, in latents.
-
-    Args:
-        tiling: a `Tiling`, or None.
-        factor: pixels that a latent stands for.
-    """
+def check_tiling(tiling: Any, factor: int) -> Tiling:
+    """The call's tiling, for an autoencoder of this factor; nothing is divided where none is given."""
     if tiling is None:
-        return {}
+        return Tiling()
     if not isinstance(tiling, Tiling):
         raise ValueError(
             f"tiling={tiling!r} must be a latentgen.Tiling, for example Tiling(vae=512, overlap=64), or None."
         )
     tiling.check(factor)
-    return {"tile": tiling.unet and tiling.unet // factor, "overlap": tiling.overlap // factor}
+    return tiling

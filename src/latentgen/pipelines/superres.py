@@ -11,14 +11,12 @@ from torch import Tensor
 from latentgen.diffusion.noise import NoiseStream
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
-from latentgen.pipelines.denoiser import Denoiser
 from latentgen.pipelines.img2img import count_pairs
-from latentgen.pipelines.inputs import check_choice, check_count, check_tensor, is_whole, plain_number, resolve_seeds
-from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, make_output
+from latentgen.pipelines.inputs import check_count, is_whole, resolve_seeds
+from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pictures import read_pictures
 from latentgen.pipelines.pipeline import Pipeline
-from latentgen.pipelines.run import Callback, check_callback, run
-from latentgen.pipelines.solver import check_guidance, check_tiling, choose_solver
+from latentgen.pipelines.run import Callback, begin
 from latentgen.pipelines.text_condition import check_text_width, condition_on_text
 from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
@@ -140,53 +138,35 @@ class SuperResPipeline(Pipeline):
             ValueError: for an argument that breaks its rule.
             FloatingPointError: if a network gives values that are not finite.
         """
-        self._check_components()
-        check_choice("output_type", output_type, OUTPUT_TYPES)
-        check_callback(callback_on_step_end)
-        guidance_scale, guidance_rescale = check_guidance(guidance_scale, guidance_rescale)
-        per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
-        level = self._noise_level(noise_level)
-        tiles = check_tiling(tiling, self.vae.config.factor)
-        solver = choose_solver(self.scheduler, scheduler, eta)
-        plan = solver.plan(plain_number(num_inference_steps))
-        pixels = read_pictures("image", image, max_pixels=self.max_pixels)
-        condition = condition_on_text(
-            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=guidance_scale != 1
-        )
-        pairs = count_pairs(len(condition.positive), len(pixels))
-        condition = condition.expanded(pairs).repeated(per_pair)
-        count = pairs * per_pair
-        seeds = resolve_seeds(seed, generator, count)
-        shape = (self.vae.config.latent_channels, *pixels.shape[2:])
-        noise = NoiseStream(seeds, shape, self.device)
-
-        small = pixels.expand(pairs, -1, -1, -1).repeat_interleave(per_pair, 0).to(self.device) * 2 - 1
-        levels = torch.full((count,), level, device=self.device)
-        small = self.low_res_scheduler.schedule.add_noise(small, noise.draw(small.shape[1:]), levels)
-        start = noise.draw()
-        if latents is not None:
-            start = check_tensor("latents", latents, (count, *shape), self.device, torch.float32).float()
-        denoiser = Denoiser(
-            self.unet,
-            solver.prediction_type,
-            plan,
-            *condition,
+        call = begin(
+            self,
+            self.vae,
+            num_inference_steps=num_inference_steps,
+            scheduler=scheduler,
+            eta=eta,
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
-            extra=small,
-            class_label=level,
-            **tiles,
-        )
-        final = run(
-            self,
-            solver,
-            denoiser,
-            start * plan.start_scale,
-            noise,
+            tiling=tiling,
+            output_type=output_type,
             callback=callback_on_step_end,
             show_progress=show_progress,
         )
-        return make_output(self.vae, final, output_type, seeds, tiling=tiling)
+        per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
+        level = self._noise_level(noise_level)
+        pixels = read_pictures("image", image, max_pixels=self.max_pixels)
+        condition = condition_on_text(
+            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
+        )
+        pairs = count_pairs(len(condition.positive), len(pixels))
+        condition = condition.expanded(pairs).repeated(per_pair)
+        seeds = resolve_seeds(seed, generator, pairs * per_pair)
+        noise = NoiseStream(seeds, (self.vae.config.latent_channels, *pixels.shape[2:]), self.device)
+
+        small = pixels.expand(pairs, -1, -1, -1).repeat_interleave(per_pair, 0).to(self.device) * 2 - 1
+        levels = torch.full((len(small),), level, device=self.device)
+        small = self.low_res_scheduler.schedule.add_noise(small, noise.draw(small.shape[1:]), levels)
+        start = call.start(noise, latents) * call.plan.start_scale
+        return call.output(call.sample(start, noise, condition, extra=small, class_label=level), seeds)
 
     def _noise_level(self, value: Any) -> int:
         most = min(

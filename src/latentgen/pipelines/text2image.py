@@ -11,19 +11,10 @@ from torch import Tensor
 from latentgen.diffusion.noise import NoiseStream
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
-from latentgen.pipelines.denoiser import Denoiser
-from latentgen.pipelines.inputs import (
-    check_choice,
-    check_count,
-    check_side,
-    check_tensor,
-    plain_number,
-    resolve_seeds,
-)
-from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, make_output
+from latentgen.pipelines.inputs import check_count, check_size, resolve_seeds
+from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pipeline import Pipeline
-from latentgen.pipelines.run import Callback, check_callback, run
-from latentgen.pipelines.solver import check_guidance, check_tiling, choose_solver
+from latentgen.pipelines.run import Callback, begin
 from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
 from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
@@ -129,52 +120,25 @@ class Text2ImagePipeline(Pipeline):
             ValueError: for an argument that breaks its rule.
             FloatingPointError: if the text encoder, the UNet or the decoder gives values that are not finite.
         """
-        self._check_components()
-        check_choice("output_type", output_type, OUTPUT_TYPES)
-        check_callback(callback_on_step_end)
-        guidance_scale, guidance_rescale = check_guidance(guidance_scale, guidance_rescale)
-        per_prompt = check_count("num_images_per_prompt", num_images_per_prompt)
-        tiles = check_tiling(tiling, self.vae.config.factor)
-        solver = choose_solver(self.scheduler, scheduler, eta)
-        plan = solver.plan(plain_number(num_inference_steps))
-        shape = self._latent_shape(height, width)
-        condition = condition_on_text(
-            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=guidance_scale != 1
-        ).repeated(per_prompt)
-        count = len(condition.positive)
-        seeds = resolve_seeds(seed, generator, count)
-        noise = NoiseStream(seeds, shape, self.device)
-        start = noise.draw()
-        if latents is not None:
-            start = check_tensor("latents", latents, (count, *shape), self.device, torch.float32).float()
-        denoiser = Denoiser(
-            self.unet,
-            solver.prediction_type,
-            plan,
-            *condition,
+        call = begin(
+            self,
+            self.vae,
+            num_inference_steps=num_inference_steps,
+            scheduler=scheduler,
+            eta=eta,
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
-            **tiles,
-        )
-        final = run(
-            self,
-            solver,
-            denoiser,
-            start * plan.start_scale,
-            noise,
+            tiling=tiling,
+            output_type=output_type,
             callback=callback_on_step_end,
             show_progress=show_progress,
         )
-        return make_output(self.vae, final, output_type, seeds, tiling=tiling)
-
-    def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
-        """(C, h, w) of one image's latents."""
-        factor = self.vae.config.factor
-        size = self.unet.config.sample_size
-        sides = size if isinstance(size, tuple) else (size, size)
-        default_height, default_width = (None if s is None else s * factor for s in sides)
-        return (
-            self.unet.config.in_channels,
-            check_side("height", height, default_height, factor) // factor,
-            check_side("width", width, default_width, factor) // factor,
-        )
+        per_prompt = check_count("num_images_per_prompt", num_images_per_prompt)
+        size = check_size(height, width, self.unet.config.sample_size, self.vae.config.factor)
+        condition = condition_on_text(
+            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
+        ).repeated(per_prompt)
+        seeds = resolve_seeds(seed, generator, len(condition.positive))
+        noise = NoiseStream(seeds, (self.vae.config.latent_channels, *size), self.device)
+        start = call.start(noise, latents)
+        return call.output(call.sample(start * call.plan.start_scale, noise, condition), seeds)

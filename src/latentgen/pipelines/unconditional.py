@@ -10,12 +10,10 @@ from torch import Tensor
 
 from latentgen.diffusion.noise import NoiseStream
 from latentgen.models.unet2d import UNet2DModel
-from latentgen.pipelines.denoiser import Denoiser
-from latentgen.pipelines.inputs import check_choice, check_count, check_side, check_tensor, plain_number, resolve_seeds
-from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, OutputType, make_output
+from latentgen.pipelines.inputs import check_count, check_size, resolve_seeds
+from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pipeline import Pipeline
-from latentgen.pipelines.run import Callback, check_callback, run
-from latentgen.pipelines.solver import check_tiling, choose_solver
+from latentgen.pipelines.run import Callback, begin
 from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
 
@@ -101,35 +99,20 @@ class UnconditionalPipeline(Pipeline):
             ValueError: for an argument that breaks its rule.
             FloatingPointError: if a network gives values that are not finite.
         """
-        self._check_components()
-        check_choice("output_type", output_type, OUTPUT_TYPES)
-        check_callback(callback_on_step_end)
-        count = check_count("num_images", num_images)
-        factor = self.vqvae.config.factor
-        tiles = check_tiling(tiling, factor)
-        solver = choose_solver(self.scheduler, scheduler, eta)
-        plan = solver.plan(plain_number(num_inference_steps))
-        size = self.unet.config.sample_size
-        sides = size if isinstance(size, tuple) else (size, size)
-        default_height, default_width = (None if s is None else s * factor for s in sides)
-        shape = (
-            self.unet.config.in_channels,
-            check_side("height", height, default_height, factor) // factor,
-            check_side("width", width, default_width, factor) // factor,
-        )
-        seeds = resolve_seeds(seed, generator, count)
-        noise = NoiseStream(seeds, shape, self.device)
-        start = noise.draw()
-        if latents is not None:
-            start = check_tensor("latents", latents, (count, *shape), self.device, torch.float32).float()
-        denoiser = Denoiser(self.unet, solver.prediction_type, plan, None, None, **tiles)
-        final = run(
+        call = begin(
             self,
-            solver,
-            denoiser,
-            start * plan.start_scale,
-            noise,
+            self.vqvae,
+            num_inference_steps=num_inference_steps,
+            scheduler=scheduler,
+            eta=eta,
+            tiling=tiling,
+            output_type=output_type,
             callback=callback_on_step_end,
             show_progress=show_progress,
         )
-        return make_output(self.vqvae, final, output_type, seeds, tiling=tiling)
+        count = check_count("num_images", num_images)
+        size = check_size(height, width, self.unet.config.sample_size, self.vqvae.config.factor)
+        seeds = resolve_seeds(seed, generator, count)
+        noise = NoiseStream(seeds, (self.unet.config.in_channels, *size), self.device)
+        start = call.start(noise, latents)
+        return call.output(call.sample(start * call.plan.start_scale, noise), seeds)
