@@ -342,6 +342,7 @@ def test_python_m_latentgen():
 
 def test_help_and_version(capsys):
     for arguments, words in ((["--help"], "generate"), (["generate", "--help"], "--negative"), (["train", "--help"], "TOML"),
+                             (["img2img", "--help"], "--strength"), (["inpaint", "--help"], "--mask"),
                              (["--version"], __version__)):  # fmt: skip
         with pytest.raises(SystemExit) as raised:
             main(arguments)

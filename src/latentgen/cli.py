@@ -288,7 +288,8 @@ def _draw(
     seeds = _seeds(arguments.seed, arguments.num_images)
     for path in (files or {}).values():
         if not path.is_file():
-            raise ValueError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: give a picture's file.")
+            what = "does not exist" if not path.exists() else "is a folder" if path.is_dir() else "is no file"
+            raise ValueError(f"{path} {what}: give a picture's file.")
     folder = _model_folder(arguments)
     with _leaving_at_once():
         from latentgen import pipelines

@@ -32,6 +32,11 @@ def test_contexts_are_those_of_diffusers(theirs, tmp_path):
             assert relative_error(ours(ids), theirs(ids)[0]) <= 1e-5
 
 
+def test_a_sequence_that_is_too_long_is_named():
+    with pytest.raises(ValueError, match="there are 13 tokens; this network reads at most 12"):
+        LDMBertModel.from_config(TINY)(torch.zeros(1, 13, dtype=torch.int64))
+
+
 def test_a_saved_folder_is_read_by_diffusers(theirs, tmp_path):
     theirs.save_pretrained(tmp_path / "theirs")
     LDMBertModel.from_pretrained(tmp_path / "theirs", device="cpu", dtype="float32").save_pretrained(tmp_path / "ours")

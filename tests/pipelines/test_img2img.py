@@ -28,6 +28,9 @@ def picture(seed=0, size=(32, 32)):
 def test_components_are_shared_and_go_back(pipe, img2img):
     assert all(getattr(img2img, name) is part for name, part in pipe.components.items())
     assert img2img.show_progress is pipe.show_progress
+    pipe.max_pixels = 10
+    with pytest.raises(ValueError, match="max_pixels=10"):
+        Img2ImgPipeline.from_pipe(pipe)("a", picture())
     other = Text2ImagePipeline.from_pipe(img2img, scheduler=pipe.scheduler)
     assert other.components == pipe.components
     with pytest.raises(TypeError, match="does not know image_encoder"):
@@ -91,7 +94,8 @@ def test_any_size_comes_back_in_that_size(img2img, size):
 
 
 @pytest.mark.parametrize(
-    ("strength", "steps", "run"), [(1, 4, 4), (0.5, 4, 2), (0.25, 4, 1), (0.74, 4, 2), (0.29, 100, 29)]
+    ("strength", "steps", "run"),
+    [(1, 4, 4), (0.5, 4, 2), (0.25, 4, 1), (0.74, 4, 2), (0.29, 100, 29), (np.float32(0.7), 10, 7)],
 )
 def test_strength_is_a_share_of_the_steps_rounded_down(img2img, monkeypatch, strength, steps, run):
     seen = []
@@ -106,7 +110,7 @@ def test_strength_is_a_share_of_the_steps_rounded_down(img2img, monkeypatch, str
     [
         (0.0, r"strength=0.0 of 20 steps leaves none; .* for 20 steps at least 0.05"),
         (0.04, r"strength=0.04 of 20 steps leaves none; .* at least 0.05"),
-        (1.1, r"strength=1.1 must be a number from 0 to 1"),
+        (1.1, r"strength=1.1 must be above 0 and at most 1, the share of the 20 steps that is run"),
         (-0.1, "strength=-0.1 must be"),
         (float("nan"), "strength=nan must be"),
         ("0.5", "strength='0.5' is a str"),
@@ -122,7 +126,8 @@ def test_the_least_strength_that_is_named_runs(img2img):
         with pytest.raises(ValueError) as caught:
             img2img("a", picture(), strength=1e-9, num_inference_steps=steps)
         least = float(str(caught.value).split("at least ")[1].split(". ")[0])
-        img2img("a", picture(), strength=least, num_inference_steps=steps, output_type="latent")
+        for number in (least, np.float32(least)):
+            img2img("a", picture(), strength=number, num_inference_steps=steps, output_type="latent")
 
 
 def test_a_low_strength_keeps_more_of_the_picture(img2img):

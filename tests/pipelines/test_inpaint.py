@@ -1,6 +1,7 @@
 """What a call of `InpaintPipeline` does with its arguments."""
 
 import dataclasses
+import io
 import warnings
 
 import numpy as np
@@ -65,18 +66,30 @@ def test_the_plain_output_changes_everything_a_little(inpaint):
     assert not np.array_equal(drawn[np.asarray(area) == 0], np.asarray(image)[np.asarray(area) == 0])
 
 
-def test_a_soft_seam_rises_inside_the_mask_only():
-    area = torch.from_numpy(np.asarray(mask((8, 8, 26, 26))).copy())[None].float() / 255
-    soft = soft_mask(area, 2.0)[0]
+def tensor_of(area):
+    return torch.from_numpy(np.asarray(area).copy())[None].float() / 255
+
+
+def test_a_soft_seam_rises_over_its_width_inside_the_mask_only():
+    area = tensor_of(mask((8, 8, 26, 26)))
+    soft = soft_mask(area, 4)[0]
     assert not soft[area[0] == 0].any()
-    assert soft[16, 16] == 1
-    row = soft[16, 8:17].tolist()
-    assert row == sorted(row)
-    assert 0 < row[1] < row[3] < 1
+    assert soft[16, 8:17].tolist() == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1]
     assert torch.equal(soft_mask(area, 0), area)
     black, white = torch.zeros(1, 3, 32, 32), torch.ones(3, 32, 32)
-    back = Canvas.whole(black, area[None], 4).put_back(white, 0, keep_unmasked=True, blur=2.0)
+    back = Canvas.whole(black, area[None], 4).put_back(white, 0, keep_unmasked=True, blur=4)
     assert torch.equal(back, soft[None].expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("blur", [1, 2.5, 8, 30])
+@pytest.mark.parametrize("box", [(5, 5, 6, 6), (4, 10, 28, 12), (10, 10, 22, 22), (0, 0, 32, 32)])
+def test_no_mask_is_too_small_for_its_seam(box, blur):
+    area = tensor_of(mask(box))
+    soft = soft_mask(area, blur)
+    assert torch.equal(soft > 0, area > 0)
+    assert soft.max() <= 1
+    if box == (0, 0, 32, 32):
+        assert soft.min() == 1  # the picture's border is no edge
 
 
 @pytest.mark.parametrize("pixel", [(9, 6), (8, 4), (11, 7)])
@@ -132,15 +145,28 @@ def test_an_inpainting_network_is_shown_the_mask_and_what_is_around_it(nine, mon
 def test_an_empty_mask_gives_the_picture_back_with_a_warning(inpaint, monkeypatch):
     image = picture(size=(33, 31))
     monkeypatch.setattr(UNet2DConditionModel, "denoise", lambda *_: pytest.fail("nothing is to be drawn"))
-    with pytest.warns(UserWarning, match="nothing to draw, and the picture comes back"):
+    with pytest.warns(UserWarning, match="nothing is drawn, and the picture comes back"):
         result = inpaint("a cat", image, Image.new("L", (33, 31), 127), num_images_per_prompt=2, **CALL)
     assert len(result.images) == 2
     assert all(np.array_equal(np.asarray(i), np.asarray(image)) for i in result.images)
     assert result.seeds == [3, 4]
 
 
-def test_an_all_white_mask_draws_everything(inpaint, pipe):
-    """With any UNet it is text to image of the same noise, which the picture has no part in."""
+def test_an_empty_mask_among_others(inpaint):
+    image, masks = picture(), [mask(), Image.new("L", (32, 32), 0), mask((2, 2, 12, 30))]
+    for keep in (True, False):
+        with pytest.warns(UserWarning, match=r"nothing white .* in mask 1 \(counted from 0\)"):
+            drawn = inpaint("a cat", image, masks, keep_unmasked=keep, **CALL).images
+        assert [np.array_equal(np.asarray(d), np.asarray(image)) for d in drawn] == [False, True, False]
+
+
+def test_a_seam_without_anything_to_blend_with_is_told_of(inpaint):
+    with pytest.warns(UserWarning, match="mask_blur has no effect"):
+        inpaint("a cat", picture(), mask(), mask_blur=4, keep_unmasked=False, **CALL)
+
+
+def test_an_all_white_mask_draws_everything(inpaint):
+    """With any UNet: the picture has no part in what comes."""
     white = Image.new("L", (32, 32), 255)
     call = {**CALL, "output_type": "pt"}
     first, second = (inpaint("a cat", picture(k), white, **call).images for k in range(2))
@@ -168,6 +194,8 @@ def test_pairs_and_neighbours(inpaint):
     (picture(), mask(), {"height": 64}, "height and width are for padding_mask_crop"),
     (picture(), mask(), {"padding_mask_crop": 4, "height": 30}, "height=30 is not a positive multiple of 4"),
     (picture(), mask(), {"strength": 0}, "strength=0 of 50 steps leaves none"),
+    (picture(), mask(), {"keep_unmasked": "no"}, "keep_unmasked='no' must be one of True, False"),
+    (picture(), torch.rand(3, 32, 32), {}, r"three masks or one in colour: give masks as \(N, 1, H, W\)"),
 ])  # fmt: skip
 def test_bad_input(inpaint, image, area, options, message):
     with pytest.raises(ValueError, match=message):
@@ -223,6 +251,34 @@ def test_a_crop_is_drawn_enlarged_and_put_back(inpaint, monkeypatch):
     far[20:50, 30:62] = False
     assert np.array_equal(plain[far], np.asarray(image)[far])
     assert not np.array_equal(plain[outside], np.asarray(image)[outside])
+
+
+@pytest.mark.parametrize("column", range(0, 640, 79))
+def test_a_thin_stroke_is_seen_in_a_crop_that_is_made_smaller(column):
+    area = torch.zeros(1, 1, 640, 640)
+    area[..., 3:637, column] = 1
+    canvas = Canvas.around_masks(torch.zeros(1, 3, 640, 640), area, 0, 128, 128)
+    assert canvas.shown_masks.shape == (1, 1, 128, 128)
+    assert canvas.shown_masks.any(dim=3).sum() >= 127
+
+
+def test_a_canvas_is_as_pictures_are_read():
+    turned = Image.new("RGBA", (4, 2), (255, 0, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    turned.save(file, "PNG", exif=exif)
+    canvas, area = extend_canvas(Image.open(file), right=np.int64(3))
+    assert canvas.size == area.size == (5, 4)
+    assert canvas.getpixel((0, 0)) == (255, 255, 255)
+    grey = extend_canvas(Image.fromarray(np.full((3, 4), 51 * 257, np.uint16)), top=1)[0]
+    assert grey.getpixel((0, 0)) == (51, 51, 51)
+
+
+def test_a_text_to_image_model_is_saved_as_one(inpaint, tmp_path):
+    inpaint.save_pretrained(tmp_path / "saved")
+    Text2ImagePipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype="float32")
+    InpaintPipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype="float32")
 
 
 def test_outpainting(inpaint):

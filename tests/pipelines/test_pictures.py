@@ -1,13 +1,14 @@
 """Pictures of any mode to pixels, and what is refused."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from latentgen.pipelines.pictures import pad_to_multiple, read_masks, read_pictures
+from latentgen.pipelines.pictures import open_picture, pad_to_multiple, read_masks, read_pictures
 
 RED = (255, 0, 0)
 
@@ -29,7 +30,11 @@ def solid(mode, colour, size=(4, 3)):
         (solid("CMYK", (0, 255, 255, 0)), (1, 0, 0)),
         (Image.fromarray(np.full((3, 4), 51 * 257, np.uint16)), (0.2, 0.2, 0.2)),
         (solid("I", 51 * 257), (0.2, 0.2, 0.2)),
+        (solid("I", 51), (0.2, 0.2, 0.2)),  # 8 bits in a wider mode
         (np.full((3, 4), 51, np.uint8), (0.2, 0.2, 0.2)),
+        (np.full((3, 4), 0.2, ">f4"), (0.2, 0.2, 0.2)),
+        (np.full((3, 4), 0.2, np.longdouble), (0.2, 0.2, 0.2)),
+        (torch.full((3, 4), 0.2), (0.2, 0.2, 0.2)),
         (np.full((3, 4, 1), 0.2), (0.2, 0.2, 0.2)),
         (torch.full((1, 3, 4), 0.2), (0.2, 0.2, 0.2)),
     ],
@@ -88,7 +93,8 @@ def truncated():
         (torch.linspace(-1, 1, 48).view(3, 4, 4), r"numbers from -1 to 1; .* pass x / 2 \+ 0.5"),
         (torch.full((3, 4, 4), torch.nan), "image holds numbers from nan"),
         ([solid("L", 0), solid("L", 0, (5, 3))], "image holds pictures of 4 x 3, 5 x 3 pixels; a batch has one size"),
-        (animated(), "image is animated, of 2 frames; give one of them"),
+        (animated(), "image holds 2 frames or pages; give one of them"),
+        (np.full((3, 4), None), "image holds numbers of object; they must be uint8"),
         (truncated(), "image is no whole picture"),
         (solid("F", 0.5), "image cannot be used: its pixels are floating-point numbers"),
     ],
@@ -102,9 +108,51 @@ def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(monkeypatch
     image = truncated()
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(
-        ValueError, match=r"image is 64 x 64 pixels, more than max_pixels=4095: .* raise pipe.max_pixels"
+        ValueError, match=r"image is 64 x 64 pixels, more than max_pixels=4095: make it smaller, or raise that"
     ):
         read_pictures("image", image, max_pixels=4095)
+
+
+def test_a_photograph_with_a_second_picture_behind_it_is_the_first():
+    file = io.BytesIO()
+    solid("RGB", RED).save(file, "MPO", save_all=True, append_images=[solid("RGB", (0, 0, 255))])
+    image = Image.open(file)
+    assert image.n_frames == 2
+    assert read_pictures("image", image)[0, 0].min() > 0.9
+
+
+def test_a_limit_above_that_of_pil_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # a stand-in for 89 million
+    solid("RGB", RED, (8, 6)).save(tmp_path / "x.png")
+    assert open_picture(tmp_path / "x.png", max_pixels=48).size == (8, 6)
+    with pytest.raises(ValueError, match=r"x.png is 8 x 6 pixels, more than max_pixels=47"):
+        open_picture(tmp_path / "x.png", max_pixels=47)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_one_picture_may_be_read_by_several_threads():
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    for _ in range(3):
+        image = Image.open(io.BytesIO(file.getvalue()))
+        with ThreadPoolExecutor(4) as pool:
+            for read in pool.map(lambda _, image=image: read_pictures("image", image), range(4)):
+                assert np.array_equal((read[0] * 255).round().byte().permute(1, 2, 0).numpy(), pixels)
+
+
+def test_nothing_that_is_given_is_changed_and_torchs_defaults_do_not_matter():
+    array, tensor = np.random.default_rng(0).random((3, 4, 3)), torch.rand(3, 3, 4, requires_grad=True)
+    kept = array.copy(), tensor.detach().clone()
+    torch.set_default_device("meta")
+    try:
+        assert read_pictures("image", array).device.type == "cpu"
+        assert read_masks("mask", array).device.type == "cpu"
+        assert not read_pictures("image", tensor).requires_grad
+    finally:
+        torch.set_default_device(None)
+    assert np.array_equal(array, kept[0])
+    assert torch.equal(tensor, kept[1])
 
 
 @pytest.mark.parametrize(

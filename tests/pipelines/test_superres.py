@@ -1,6 +1,7 @@
 """What a call of `SuperResPipeline` does with its arguments."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,9 +77,13 @@ def test_bad_noise_levels(upscale, level):
 
 def test_other_networks_and_folders_are_named(upscale, folder, pipe):
     with pytest.raises(
-        ValueError, match=r"takes 4 channels, gives 4 and knows no noise levels .* needs 7 and 4 channels"
+        ValueError, match="takes 4 channels, which is no upscaler's: Text2ImagePipeline or Img2ImgPipeline takes it"
     ):
         SuperResPipeline.from_pipe(upscale, unet=pipe.unet)
+    with pytest.raises(ValueError, match="an upscaler, which SuperResPipeline loads"):
+        Text2ImagePipeline.from_pipe(upscale)
+    with pytest.warns(UserWarning, match=r"scaling_factor=0.5; the published upscaler's is 0.08333"):
+        SuperResPipeline.from_pipe(upscale, vae=type(upscale.vae)(replace(upscale.vae.config, scaling_factor=0.5)))
     with pytest.raises(ValueError, match="Text2ImagePipeline has no low_res_scheduler, which SuperResPipeline needs"):
         SuperResPipeline.from_pipe(pipe)
     for other in (Text2ImagePipeline, Img2ImgPipeline):

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,28 @@ def test_a_network_that_looks_at_single_places_is_not_changed(size, overlap, sca
         return F.interpolate(part * 2 + 1, scale_factor=scale, mode="nearest")
 
     assert torch.allclose(in_tiles(network, x, tile=8, overlap=overlap, scale=scale), network(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (17, 9), (21, 30)])
+def test_an_encoder_that_looks_at_single_places_is_not_changed(size):
+    x = torch.randn(1, 2, 4 * size[0], 4 * size[1])
+
+    def network(part):
+        assert max(part.shape[-2:]) <= 32
+        return F.avg_pool2d(part, 4)
+
+    assert torch.allclose(in_tiles(network, x, tile=8, overlap=3, shrink=4), F.avg_pool2d(x, 4), atol=1e-5)
+
+
+def test_what_the_network_returns_is_not_changed_and_torchs_default_dtype_does_not_matter():
+    x = torch.rand(1, 1, 20, 20)
+    kept = x.clone()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.allclose(in_tiles(lambda part: part, x, tile=8, overlap=3), x, atol=1e-6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(x, kept)
 
 
 def test_no_tile_is_larger_than_asked_for_and_the_dtype_is_the_networks():
@@ -77,6 +100,8 @@ def test_bad_tilings(fields, message):
 
 def test_lengths_must_fit_the_latents():
     Tiling(unet=64, vae=64, overlap=16).check(8)
+    Tiling(batch=2, overlap=3).check(8)  # nothing is tiled
+    assert Tiling(vae=np.int64(64), overlap=np.int32(16)) == Tiling(vae=64, overlap=16)
     for fields in ({"unet": 60, "overlap": 16}, {"vae": 64, "overlap": 12}):
         with pytest.raises(ValueError, match="must be a multiple of 8, the pixels that a latent stands for"):
             Tiling(**fields).check(8)

@@ -270,6 +270,21 @@ def test_captions_stay_with_their_pictures_where_others_are_left_out(diffusion_c
     assert torch.equal(rest.mean, whole.mean[kept])
 
 
+def test_a_picture_may_have_several_captions(diffusion_config, accelerator, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", 2)
+    names = ["000.png", "000.png", "001.png"]
+    write_metadata(
+        folder, [{"file_name": n, "text": t} for n, t in zip(names, ["red", "a blue star", "green"], strict=True)]
+    )
+    stage = ready(
+        DiffusionStage(
+            changed(diffusion_config, data={"folder": folder}, run={"output": tmp_path / "run"}), accelerator
+        )
+    )
+    texts = [stage.tokenizer.decode(row, skip_special_tokens=True) for row in stage.ids]
+    assert texts == ["red", "a blue star", "green"]
+
+
 def test_a_scheduler_means_what_it_means_in_a_model_folder(diffusion_config):
     """What [scheduler] leaves out is a latent model's, and the folder that the run writes says the same."""
     left_out = {k: v for k, v in diffusion_config.scheduler.items() if k != "clip_sample"}

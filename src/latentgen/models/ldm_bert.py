@@ -118,5 +118,12 @@ class LDMBertModel(Model[LDMBertConfig]):
         )  # the checkpoints have it; a condition does not use it
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Embed token ids, (B, L) int64 with L of at most `max_position_embeddings`, as a context (B, L, D)."""
+        """Embed token ids, (B, L) int64 with L of at most `max_position_embeddings`, as a context (B, L, D).
+
+        Raises:
+            ValueError: for a longer sequence.
+        """
+        longest = self.config.max_position_embeddings
+        if ids.shape[1] > longest:
+            raise ValueError(f"there are {ids.shape[1]} tokens; this network reads at most {longest}: cut them.")
         return self.model(ids)

@@ -24,12 +24,14 @@ class VQConfig(FirstStageConfig):
     Attributes:
         num_vq_embeddings: entries of the codebook.
         vq_embed_dim: channels of the latents, None for `latent_channels`, which are those inside encoder and decoder.
-        scaling_factor: the default is the format's; the published models' latents are not scaled, and their files say 1.
+        scaling_factor: LDM does not scale these latents, and published files leave it out; diffusers takes 0.18215 then, an
+            AutoencoderKL's, and draws blurs.
     """
 
     latent_channels: int = 3
     num_vq_embeddings: int = 256
     vq_embed_dim: int | None = None
+    scaling_factor: float = 1.0
     force_upcast: bool = False
 
     @property

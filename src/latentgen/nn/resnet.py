@@ -76,10 +76,10 @@ class NoResample(nn.Module):
 
 
 class Halve(nn.Module):
-    """The mean of each 2 x 2 pixels; of an odd side the last is left out."""
+    """The mean of each 2 x 2 pixels; of an odd side the last is alone."""
 
     def forward(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
-        return F.avg_pool2d(x, 2)
+        return F.avg_pool2d(x, 2, ceil_mode=True)
 
 
 class Double(nn.Module):

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from latentgen.pipelines.pictures import pad_to_multiple
+from latentgen.pipelines.inputs import is_whole
+from latentgen.pipelines.pictures import pad_to_multiple, to_rgb
 
 Region = tuple[int, int, int, int]
 """Left, top, right and bottom of a part of a picture, in pixels; the last two lie outside."""
@@ -45,7 +46,7 @@ class Canvas:
         """The surroundings of each mask, `padding` pixels wide at least, in height x width pixels."""
         regions = [surroundings(mask[0], padding, width / height) for mask in masks]
         parts = [_resized(p[:, y:y2, x:x2], height, width) for p, (x, y, x2, y2) in zip(pictures, regions, strict=True)]
-        cut = [F.interpolate(m[None, :, y:y2, x:x2], (height, width), mode="nearest-exact")[0]
+        cut = [F.adaptive_max_pool2d(m[:, y:y2, x:x2], (height, width))  # no stroke is too thin to be seen
                for m, (x, y, x2, y2) in zip(masks, regions, strict=True)]  # fmt: skip
         return cls(pictures, masks, torch.stack(parts), torch.stack(cut), regions)
 
@@ -59,6 +60,8 @@ class Canvas:
             blur: with that, how many pixels wide the seam is, inside the mask.
         """
         picture = self.pictures[k].to(drawn.device)
+        if not self.masks[k].any():
+            return picture
         height, width = picture.shape[-2:]
         if self.regions is None:
             whole = drawn[:, :height, :width]
@@ -80,12 +83,16 @@ def _resized(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def soft_mask(mask: Tensor, blur: float) -> Tensor:
-    """A mask (1, H, W) of 0 and 1 that rises to 1 over about `blur` pixels from its edge inwards; outside it stays 0."""
-    if not blur:
-        return mask
-    grey = Image.fromarray((mask[0] * 255).byte().cpu().numpy()).filter(ImageFilter.GaussianBlur(blur))
-    blurred = torch.from_numpy(np.array(grey)).float() / 255
-    return (2 * blurred - 1).clamp(0, 1) * mask  # half is reached on a straight edge
+    """A mask (1, H, W) of 0 and 1 that rises evenly to 1 over `blur` pixels from its edge inwards; outside it stays 0.
+
+    The picture's border is no edge. What is nowhere so deep stays below 1 and above 0.
+    """
+    width = max(1, math.ceil(blur))
+    depth, left = torch.zeros_like(mask), mask
+    for _ in range(width):
+        depth = depth + left
+        left = -F.max_pool2d(-left, 3, stride=1, padding=1)  # takes off the pixels along the edge
+    return depth / width
 
 
 def surroundings(mask: Tensor, padding: int, aspect: float) -> Region:
@@ -117,7 +124,7 @@ def extend_canvas(
     """A picture with room to draw on beside it, and the mask of that room: for outpainting with `InpaintPipeline`.
 
     Args:
-        image: the picture.
+        image: the picture, of any mode, turned as its EXIF says.
         left, top, right, bottom: pixels to add, at least 0. The edge is repeated there.
 
     Returns:
@@ -128,11 +135,13 @@ def extend_canvas(
     """
     sides = {"left": left, "top": top, "right": right, "bottom": bottom}
     for name, value in sides.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        if not is_whole(value) or value < 0:
             raise ValueError(f"{name}={value!r} must be a whole number of pixels, at least 0.")
     if not any(sides.values()):
         raise ValueError("left, top, right and bottom are all 0: say how many pixels to add.")
-    pixels = np.pad(np.asarray(image.convert("RGB")), ((top, bottom), (left, right), (0, 0)), mode="edge")
-    mask = np.full(pixels.shape[:2], 255, np.uint8)
-    mask[top : top + image.height, left : left + image.width] = 0
+    pixels = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+    mask = np.zeros(pixels.shape[:2], np.uint8)
+    room = ((top, bottom), (left, right))
+    pixels = np.pad(pixels, (*room, (0, 0)), mode="edge")
+    mask = np.pad(mask, room, constant_values=255)
     return Image.fromarray(pixels), Image.fromarray(mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,25 +15,33 @@ from latentgen.runtime.tiling import Tiling, in_tiles
 from latentgen.runtime.warn import warn_user
 
 
-def encode(vae: AutoencoderKL, pixels: Tensor) -> Posterior:
+def encode(vae: AutoencoderKL, pixels: Tensor, tiling: Tiling) -> Posterior:
     """Pixels (N, 3, H, W) in [0, 1] to the posterior over unscaled latents, in float32.
+
+    Args:
+        vae: the encoder.
+        pixels: sides are multiples of the VAE's factor.
+        tiling: how its work is divided.
 
     Raises:
         FloatingPointError: if it is not finite in float32 either.
     """
     pictures = pixels * 2 - 1
-    moments = _moments(vae, pictures)
+    moments = _moments(vae, pictures, tiling)
     if not bool(moments.isfinite().all()) and vae.dtype != torch.float32:
         warn_user(f"the encoder (vae) overflowed in {vae.dtype} and is run again in float32.")
-        moments = _moments(copy.deepcopy(vae, {id(vae.decoder): None}).float(), pictures)
+        moments = _moments(copy.deepcopy(vae, {id(vae.decoder): None}).float(), pictures, tiling)
     if not bool(moments.isfinite().all()):
         raise FloatingPointError("the encoder (vae) gave values that are not finite, in float32: check its weights.")
     return Posterior(moments)
 
 
-def _moments(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    posterior = vae.encode(pictures.to(vae.dtype))
-    return torch.cat([posterior.mean, posterior.logvar], dim=1).float()
+def _moments(vae: AutoencoderKL, pictures: Tensor, tiling: Tiling) -> Tensor:
+    def network(part: Tensor) -> Tensor:
+        posterior = vae.encode(part)
+        return torch.cat([posterior.mean, posterior.logvar], dim=1)
+
+    return _in_parts(network, pictures.to(vae.dtype), tiling, vae.config.factor, shrink=vae.config.factor)
 
 
 def decode(vae: FirstStage[Any], latents: Tensor, tiling: Tiling) -> tuple[Tensor, bool]:
@@ -65,17 +74,23 @@ def decode(vae: FirstStage[Any], latents: Tensor, tiling: Tiling) -> tuple[Tenso
             f"the decoder (vae) gave values that are not finite for image {first}, in float32, for latents of up to "
             f"{float(latents[first].abs().amax()):.3g} (about 4 is usual): check its weights, or what drove the latents there."
         )
-    return (pixels / 2 + 0.5).clamp(0, 1), retried
+    return pixels.div_(2).add_(0.5).clamp_(0, 1), retried  # in place: a large picture is held once
 
 
 def _decode(vae: FirstStage[Any], z: Tensor, tiling: Tiling) -> Tensor:
-    """Unscaled latents to pixels in about [-1, 1], float32, in the decoder's dtype and in parts."""
-    factor = vae.config.factor
-    parts = []
-    for part in z.to(vae.dtype).split(tiling.batch or len(z)):
+    """Unscaled latents to pixels in about [-1, 1], float32, in the decoder's dtype."""
+    return _in_parts(vae.decode, z.to(vae.dtype), tiling, vae.config.factor, scale=vae.config.factor)
+
+
+def _in_parts(
+    network: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, factor: int, *, scale: int = 1, shrink: int = 1
+) -> Tensor:
+    """A few pictures at a time, each in tiles, as `tiling` says; float32."""
+    results = []
+    for part in x.split(tiling.batch or len(x)):
         if tiling.vae is None:
-            parts.append(vae.decode(part).float())
+            results.append(network(part).float())
         else:
-            overlap = tiling.overlap // factor
-            parts.append(in_tiles(vae.decode, part, tile=tiling.vae // factor, overlap=overlap, scale=factor))
-    return torch.cat(parts)
+            tile, overlap = tiling.vae // factor, tiling.overlap // factor
+            results.append(in_tiles(network, part, tile=tile, overlap=overlap, scale=scale, shrink=shrink))
+    return results[0] if len(results) == 1 else torch.cat(results)

@@ -35,6 +35,7 @@ class How:
     device: torch.device
     dtype: torch.dtype
     variant: str | None
+    scheduler_defaults: Mapping[str, Any]
 
 
 OF_PIXELS = {"low_res_scheduler"}
@@ -46,11 +47,11 @@ def _scheduler(name: str) -> Callable[[Path, How], Any]:
         path = folder / CONFIG_NAME
         config = read_json(path)
         try:
-            meant = config if folder.name in OF_PIXELS else for_latents(config)
+            meant = config if folder.name in OF_PIXELS else for_latents(config, how.scheduler_defaults)
             scheduler = SCHEDULERS[name].from_config(meant)
         except ValueError as error:
             raise WeightsError(f"{path}: {error}") from error
-        if folder.name not in OF_PIXELS:
+        if folder.name not in OF_PIXELS and how.scheduler_defaults == OF_LATENTS:
             _warn_of_other_values(path, scheduler, {key: meant[key] for key in OF_LATENTS})
         return scheduler
 
@@ -119,11 +120,12 @@ LOADERS: dict[tuple[str, str], Callable[[Path, How], Any]] = {
 
 
 LOADED_BY = {
+    "StableDiffusionPipeline": "Text2ImagePipeline, Img2ImgPipeline or InpaintPipeline",
     "StableDiffusionInpaintPipeline": "InpaintPipeline",
     "StableDiffusionUpscalePipeline": "SuperResPipeline",
     "LDMPipeline": "UnconditionalPipeline",
 }
-"""Classes that only one pipeline here loads, for the others to say so."""
+"""What loads a class, for the pipelines that do not to say so."""
 
 
 def read_index(folder: Path, pipelines: Mapping[str, Any] | set[str]) -> dict[str, Any]:

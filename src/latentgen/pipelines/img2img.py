@@ -149,7 +149,7 @@ class Img2ImgPipeline(Pipeline):
         seeds = resolve_seeds(seed, generator, pairs * per_pair)
 
         padded = pad_to_multiple(pixels, self.vae.config.factor).to(self.device)
-        posterior = encode(self.vae, padded).expanded(pairs).repeated(per_pair)
+        posterior = encode(self.vae, padded, call.tiling).expanded(pairs).repeated(per_pair)
         noise = NoiseStream(seeds, (self.vae.config.latent_channels, *posterior.mean.shape[2:]), self.device)
         x0 = self.vae.scale(posterior.sample(noise.draw()))
         start = plan.alphas[0] * x0 + plan.sigmas[0] * noise.draw()
@@ -164,8 +164,14 @@ def first_knot(strength: Any, plan: Plan) -> int:
     Raises:
         ValueError: if `strength` is not in (0, 1], or leaves no step.
     """
-    value, n = check_number("strength", strength, 0, 1), len(plan)
-    steps = math.floor(n * value + 1e-9)  # 50 * 0.58 is 28.999999999999996
+    value, n = check_number("strength", strength, 0), len(plan)
+    if value > 1:
+        raise ValueError(
+            f"strength={strength!r} must be above 0 and at most 1, the share of the {n} steps that is run."
+        )
+    steps = min(
+        n, math.floor(n * (value + 1e-6))
+    )  # 50 * 0.58 is 28.999999999999996, and NumPy's numbers may have 7 digits
     if steps < 1:
         raise ValueError(
             f"strength={strength!r} of {n} steps leaves none; it must be above 0 and at most 1, and for {n} steps at least "

@@ -18,7 +18,7 @@ from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.canvas import Canvas
 from latentgen.pipelines.first_stage import encode
 from latentgen.pipelines.img2img import count_pairs, first_knot
-from latentgen.pipelines.inputs import check_count, check_number, check_size, is_whole, resolve_seeds
+from latentgen.pipelines.inputs import check_choice, check_count, check_number, check_size, is_whole, resolve_seeds
 from latentgen.pipelines.output import ImageOutput, OutputType, of_type
 from latentgen.pipelines.pictures import read_masks, read_pictures
 from latentgen.pipelines.pipeline import Pipeline
@@ -83,6 +83,10 @@ class InpaintPipeline(Pipeline):
         channels = self.vae.config.latent_channels
         check_unet_channels(self.unet, self.vae, channels, 2 * channels + 1)
         check_text_width(self.text_encoder, self.unet)
+
+    @property
+    def _folder_class(self) -> str:
+        return self.folder_classes[0 if self._sees_the_mask else 1]
 
     @property
     def _sees_the_mask(self) -> bool:
@@ -172,6 +176,9 @@ class InpaintPipeline(Pipeline):
         )
         per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
         mask_blur = check_number("mask_blur", mask_blur, 0)
+        check_choice("keep_unmasked", keep_unmasked, (True, False))
+        if mask_blur and not keep_unmasked:
+            warn_user("keep_unmasked=False leaves nothing to blend with: mask_blur has no effect.")
         first = first_knot(strength, call.plan)
         plan = call.plan.tail(first)
         canvas = self._canvas(image, mask_image, padding_mask_crop, height, width)
@@ -189,10 +196,13 @@ class InpaintPipeline(Pipeline):
                     for d, k in zip(drawn, pictures, strict=True)]  # fmt: skip
             return torch.stack(back)
 
-        if output_type != "latent" and not canvas.masks.any():
+        empty = [k for k, mask in enumerate(canvas.masks) if not mask.any()]
+        if empty:
+            which = "" if len(canvas.masks) == 1 else f" in mask {', '.join(map(str, empty))} (counted from 0)"
             warn_user(
-                "mask_image has nothing white (brighter than half): there is nothing to draw, and the picture comes back."
+                f"mask_image has nothing white (brighter than half){which}: nothing is drawn, and the picture comes back."
             )
+        if len(empty) == len(canvas.masks) and output_type != "latent":
             return ImageOutput(of_type(canvas.pictures[pictures].to(self.device), output_type), seeds)
 
         shown, masks = canvas.shown.to(self.device), canvas.shown_masks.to(self.device)
@@ -201,7 +211,9 @@ class InpaintPipeline(Pipeline):
         noise = NoiseStream(seeds, (self.vae.config.latent_channels, *cells.shape[2:]), self.device)
 
         def latents_of(pixels: Tensor) -> Tensor:
-            return self.vae.scale(encode(self.vae, pixels).expanded(pairs).repeated(per_pair).sample(noise.draw()))
+            return self.vae.scale(
+                encode(self.vae, pixels, call.tiling).expanded(pairs).repeated(per_pair).sample(noise.draw())
+            )
 
         x0 = latents_of(shown) if first > 0 or not self._sees_the_mask else None
         eps = noise.draw()

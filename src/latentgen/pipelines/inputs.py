@@ -85,9 +85,9 @@ def check_finite(values: Tensor, what: str, remedy: str) -> None:
         raise FloatingPointError(f"{what} are not finite: {remedy}.")
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """One of a few words."""
-    if value not in choices:
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """One of a few words, or True or False."""
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}.")
 
 

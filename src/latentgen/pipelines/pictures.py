@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +16,10 @@ from torch import Tensor
 MAX_PIXELS = 64_000_000
 """Pictures with more pixels are refused before they are decoded, unless a pipeline's `max_pixels` says otherwise."""
 
-FORMS = "a PIL image, an array of (H, W, 3) or (H, W), a tensor of (3, H, W) or (1, H, W), or a list or batch of them"
+_decoding = threading.Lock()
+"""PIL decodes a picture where it is first read, in the object that threads may share, and has its limit in a global."""
+
+FORMS = "a PIL image, an array of (H, W, 3) or (H, W), a tensor of (3, H, W), (1, H, W) or (H, W), or a list or batch of them"
 
 
 def open_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -26,15 +29,20 @@ def open_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
         ValueError: naming the file, if it is no picture, or has more than `max_pixels`.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked below
-            picture = Image.open(path)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: {error}") from None
-    except (OSError, SyntaxError, ValueError):
+        with _decoding:
+            theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # PIL's limit; ours is checked below
+            try:
+                picture = Image.open(path)
+            finally:
+                Image.MAX_IMAGE_PIXELS = theirs
+    except Image.UnidentifiedImageError:
         raise ValueError(
             f"{path} is no picture, or of a kind that is not read: PNG, JPEG, WebP and others are."
         ) from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (SyntaxError, ValueError) as error:  # what decoders raise for a damaged file
+        raise ValueError(f"{path} is no whole picture ({error}).") from None
     _check_size(str(path), picture.width, picture.height, max_pixels)
     return picture
 
@@ -55,8 +63,10 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 def _eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits.")
-    if picture.mode.startswith("I"):  # 16 bits: a plain conversion would cut all above 255
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
+    if picture.mode.startswith("I"):  # 16 bits, as a rule: a plain conversion would cut all above 255
+        grey = np.asarray(picture).clip(0, 65535)
+        few = picture.mode == "I" and grey.max(initial=0) <= 255
+        return Image.fromarray((grey if few else grey // 257).astype(np.uint8))
     return picture
 
 
@@ -80,10 +90,15 @@ def read_masks(name: str, value: Any, *, max_pixels: int = MAX_PIXELS) -> Tensor
 
     Of a colour picture the brightness counts; what is transparent is black.
     """
+    if isinstance(value, Tensor) and value.ndim == 3 and len(value) == 3 and not (value == value[:1]).all():
+        raise ValueError(
+            f"{name} is a tensor of shape {tuple(value.shape)}, three masks or one in colour: give masks as (N, 1, H, W)."
+        )
     masks = []
     for plane in _planes(name, value, max_pixels, _to_grey):
-        weights = torch.tensor([0.299, 0.587, 0.114]) if len(plane) == 3 else torch.ones(1)  # ITU-R 601, as PIL's "L"
-        masks.append((plane * weights[:, None, None]).sum(0, keepdim=True).ge(0.5).float())
+        if len(plane) == 3:  # ITU-R 601, as PIL's "L"
+            plane = 0.299 * plane[:1] + 0.587 * plane[1:2] + 0.114 * plane[2:]
+        masks.append(plane.ge(0.5).float())
     return _batch(name, masks)
 
 
@@ -109,6 +124,9 @@ def _planes(name: str, value: Any, max_pixels: int, convert: Any) -> list[Tensor
     if isinstance(value, Image.Image):
         return [_of_pil(name, value, max_pixels, convert)]
     if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "buif":
+            raise ValueError(f"{name} holds numbers of {value.dtype}; they must be uint8, or floating-point in [0, 1].")
+        value = value.astype(np.float64 if value.dtype.kind == "f" else value.dtype.newbyteorder("="))
         stack = value[..., None] if value.ndim == 2 else value
         if stack.ndim == 3 and stack.shape[-1] in (1, 3):
             stack = stack[None]
@@ -116,7 +134,7 @@ def _planes(name: str, value: Any, max_pixels: int, convert: Any) -> list[Tensor
             return [_of_numbers(name, torch.from_numpy(p.copy()).permute(2, 0, 1), max_pixels) for p in stack]
         raise ValueError(f"{name} is an array of shape {value.shape}; it must be {FORMS}.")
     if isinstance(value, Tensor):
-        batch = value[None] if value.ndim == 3 else value
+        batch = {2: lambda v: v[None, None], 3: lambda v: v[None]}.get(value.ndim, lambda v: v)(value)
         if batch.ndim == 4 and batch.shape[1] in (1, 3) and len(batch):
             return [_of_numbers(name, p.detach().cpu(), max_pixels) for p in batch]
         raise ValueError(f"{name} is a tensor of shape {tuple(value.shape)}; it must be {FORMS}.")
@@ -130,9 +148,12 @@ def _planes(name: str, value: Any, max_pixels: int, convert: Any) -> list[Tensor
 
 def _of_pil(name: str, picture: Image.Image, max_pixels: int, convert: Any) -> Tensor:
     _check_size(name, picture.width, picture.height, max_pixels)
-    if getattr(picture, "is_animated", False):
-        raise ValueError(f"{name} is animated, of {picture.n_frames} frames; give one of them.")  # type: ignore[attr-defined]
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1 and picture.format != "MPO":  # a photograph with a preview or a depth map behind it
+        raise ValueError(f"{name} holds {frames} frames or pages; give one of them.")
     try:
+        with _decoding:
+            picture.load()
         picture = convert(ImageOps.exif_transpose(picture))
     except ValueError as error:
         raise ValueError(f"{name} cannot be used: {error}") from None
@@ -163,8 +184,7 @@ def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
         raise ValueError(f"{name} is {width} x {height} pixels; there must be at least one.")
     if width * height > max_pixels:
         raise ValueError(
-            f"{name} is {width} x {height} pixels, more than max_pixels={max_pixels}: make it smaller, or raise "
-            "pipe.max_pixels."
+            f"{name} is {width} x {height} pixels, more than max_pixels={max_pixels}: make it smaller, or raise that."
         )
 
 

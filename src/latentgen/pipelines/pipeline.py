@@ -13,6 +13,7 @@ from latentgen.pipelines.inputs import check_absent, check_component
 from latentgen.pipelines.pictures import MAX_PIXELS
 from latentgen.pipelines.solver import warn_of_clipping
 from latentgen.runtime.device import one_dtype, resolve_device, resolve_dtype, warn_of_slow_dtype
+from latentgen.schedulers.config import OF_LATENTS
 from latentgen.weights.hub import resolve_model
 from latentgen.weights.sharding import shard_limit
 from latentgen.weights.weight_files import check_some_have, check_variant
@@ -21,7 +22,7 @@ ABSENT = ("safety_checker", "feature_extractor", "requires_safety_checker")
 """What code for other libraries passes to `from_pretrained` to have none of it."""
 
 
-OF_LATENTS = "scheduler"
+DRAWS = "scheduler"
 """The component that draws latents; an upscaler's other scheduler puts noise on pixels."""
 
 
@@ -30,6 +31,7 @@ class Pipeline:
 
     Attributes:
         component_kinds: what the pipeline is made of, and the class of each; nothing else can be assigned there.
+        scheduler_defaults: what the model's scheduler file means by leaving these out, and what schedulers by name take.
         folder_classes: `_class_name`s in `model_index.json` that the pipeline can load; the first is what it writes.
         show_progress: whether calls show a progress bar; each call can override it.
         max_pixels: pictures that are given with more are refused.
@@ -37,6 +39,7 @@ class Pipeline:
 
     component_kinds: ClassVar[dict[str, str]]
     folder_classes: ClassVar[tuple[str, ...]]
+    scheduler_defaults: ClassVar[dict[str, Any]] = OF_LATENTS
     show_progress: bool = True
     max_pixels: int = MAX_PIXELS
 
@@ -49,9 +52,14 @@ class Pipeline:
         """Refuse a component of a wrong class where it is assigned, not in a later call."""
         if name in self.component_kinds:
             check_component(name, value, self.component_kinds[name])
-            if name == OF_LATENTS and hasattr(self, name):
+            if name == DRAWS and hasattr(self, name):
                 warn_of_clipping(value)
         super().__setattr__(name, value)
+
+    @property
+    def _folder_class(self) -> str:
+        """The `_class_name` to write."""
+        return self.folder_classes[0]
 
     def _modules(self) -> dict[str, nn.Module]:
         return {name: c for name, c in self.components.items() if isinstance(c, nn.Module)}
@@ -140,7 +148,7 @@ class Pipeline:
             TypeError: for an argument that is not known.
         """
         place = resolve_device(device)
-        how = How(place, resolve_dtype(one_dtype(dtype, torch_dtype), place), variant)
+        how = How(place, resolve_dtype(one_dtype(dtype, torch_dtype), place), variant, cls.scheduler_defaults)
         given = cls._given(components)
         folder = resolve_model(
             path_or_hub_id,
@@ -193,13 +201,13 @@ class Pipeline:
                 f"{type(pipe).__name__} has no {', '.join(missing)}, which {cls.__name__} needs: pass {missing[0]}=..."
             )
         made = cls(**given)
-        made.show_progress = pipe.show_progress
+        made.show_progress, made.max_pixels = pipe.show_progress, pipe.max_pixels
         return made
 
     def _take(self, name: str, how: How) -> None:
         """Bring a network that the caller gave to the others' device; its dtype is the caller's choice."""
         module = self.components[name]
-        if name == OF_LATENTS:
+        if name == DRAWS:
             warn_of_clipping(module)
         if not isinstance(module, nn.Module):
             return
@@ -225,4 +233,4 @@ class Pipeline:
         """
         check_variant(variant)
         limit = shard_limit(max_shard_size)
-        save_components(folder, self.folder_classes[0], self.components, variant=variant, max_shard_size=limit)
+        save_components(folder, self._folder_class, self.components, variant=variant, max_shard_size=limit)

@@ -149,7 +149,7 @@ def begin(
     if callback is not None and not callable(callback):
         raise ValueError(f"callback_on_step_end={callback!r} must be a function of four arguments.")
     scale, rescale = check_guidance(guidance_scale, guidance_rescale)
-    solver = choose_solver(pipe.components["scheduler"], scheduler, eta)
+    solver = choose_solver(pipe.components["scheduler"], scheduler, eta, pipe.scheduler_defaults)
     return Call(
         pipe=pipe,
         first_stage=first_stage,

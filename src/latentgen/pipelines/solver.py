@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from latentgen.pipelines.inputs import check_number
@@ -12,17 +13,18 @@ from latentgen.schedulers import DDIMScheduler, Scheduler, scheduler_by_name
 from latentgen.schedulers.config import TRAINED, for_latents
 
 
-def choose_solver(own: Scheduler, scheduler: Any, eta: Any) -> Scheduler:
+def choose_solver(own: Scheduler, scheduler: Any, eta: Any, defaults: Mapping[str, Any]) -> Scheduler:
     """The call's scheduler, with its eta.
 
     Args:
         own: the pipeline's.
         scheduler: for this call: another, the name of one with the settings of `own`, or None.
         eta: in [0, 1], DDIM's amount of fresh noise.
+        defaults: what a scheduler by name takes for what `own` does not say.
     """
     solver = own if scheduler is None else scheduler
     if isinstance(solver, str):
-        solver = scheduler_by_name(solver, for_latents(own.config))
+        solver = scheduler_by_name(solver, for_latents(own.config, defaults))
     if not isinstance(solver, Scheduler):
         raise ValueError(f"scheduler={scheduler!r} must be a scheduler of latentgen or the name of one.")
     if solver is scheduler:

@@ -19,10 +19,14 @@ from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
 from latentgen.pipelines.text_condition import check_text_width, condition_on_text
 from latentgen.runtime.tiling import Tiling
+from latentgen.runtime.warn import warn_user
 from latentgen.schedulers import Scheduler
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
+
+SCALING_FACTOR = 0.08333
+"""Of the published upscaler's VAE."""
 
 MAX_NOISE_LEVEL = 350
 """The highest level that the published upscaler was trained on."""
@@ -46,6 +50,7 @@ class SuperResPipeline(Pipeline):
         "low_res_scheduler": "latentgen.schedulers.Scheduler",
         "scheduler": "latentgen.schedulers.Scheduler",
     }
+    scheduler_defaults: ClassVar[dict[str, Any]] = {"clip_sample": False}  # other libraries correct no offset here
     folder_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionUpscalePipeline",)
 
     def __init__(
@@ -70,9 +75,17 @@ class SuperResPipeline(Pipeline):
         self.low_res_scheduler = low_res_scheduler
         self.scheduler = scheduler
         self._check_fit()
+        if vae.config.scaling_factor != SCALING_FACTOR:
+            warn_user(
+                f"the VAE has scaling_factor={vae.config.scaling_factor}; the published upscaler's is {SCALING_FACTOR}, and "
+                "early files leave it out. If this is that one, write it into vae/config.json."
+            )
 
     def _check_fit(self) -> None:
         config, channels = self.unet.config, self.vae.config.latent_channels
+        if config.in_channels in (channels, 2 * channels + 1):
+            fits = "Text2ImagePipeline or Img2ImgPipeline" if config.in_channels == channels else "InpaintPipeline"
+            raise ValueError(f"the UNet takes {config.in_channels} channels, which is no upscaler's: {fits} takes it.")
         if (config.in_channels, config.out_channels) != (channels + 3, channels) or config.num_class_embeds is None:
             raise ValueError(
                 f"the UNet takes {config.in_channels} channels, gives {config.out_channels} and knows "

@@ -61,6 +61,10 @@ def check_unet_channels(unet: UNet2DConditionModel, vae: AutoencoderKL, *takes: 
         raise ValueError(
             f"the UNet has {given} input channels: it is an inpainting model, which InpaintPipeline loads."
         )
+    if given == channels + 3 and unet.config.num_class_embeds is not None:
+        raise ValueError(
+            f"the UNet takes {given} channels and a noise level: it is an upscaler, which SuperResPipeline loads."
+        )
     if given not in takes or unet.config.out_channels != channels:
         fit = "" if takes == (channels,) else f" (it may take {' or '.join(map(str, takes))})"
         raise ValueError(

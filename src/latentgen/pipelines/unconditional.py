@@ -30,6 +30,7 @@ class UnconditionalPipeline(Pipeline):
         "unet": "latentgen.UNet2DModel",
         "scheduler": "latentgen.schedulers.Scheduler",
     }
+    scheduler_defaults: ClassVar[dict[str, Any]] = {"clip_sample": False}  # other libraries correct no offset here
     folder_classes: ClassVar[tuple[str, ...]] = ("LDMPipeline",)
 
     def __init__(self, *, vqvae: Any, unet: UNet2DModel, scheduler: Scheduler) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -15,9 +16,9 @@ class Tiling:
 
     Attributes:
         unet: side of the tiles that the UNet sees, at each step; None shows it the whole picture.
-        vae: side of the tiles that the VAE decodes; None decodes it whole.
+        vae: side of the tiles that the VAE encodes and decodes; None does so whole.
         overlap: how far neighbouring tiles reach into each other; there they are blended.
-        batch: how many pictures the VAE decodes at a time; None is all of them.
+        batch: how many pictures the VAE takes at a time; None is all of them.
     """
 
     unet: int | None = None
@@ -26,14 +27,13 @@ class Tiling:
     batch: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("unet", "vae", "overlap", "batch"):
+        for name, least in (("unet", 1), ("vae", 1), ("overlap", 0), ("batch", 1)):
             value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int) or value < (name != "overlap")
-            ):
-                raise ValueError(
-                    f"Tiling: {name}={value!r} must be a whole number of at least {int(name != 'overlap')}."
-                )
+            if value is None and name != "overlap":
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                raise ValueError(f"Tiling: {name}={value!r} must be a whole number of at least {least}.")
+            object.__setattr__(self, name, int(value))
         for name in ("unet", "vae"):
             tile = getattr(self, name)
             if tile is not None and self.overlap > tile // 2:
@@ -41,7 +41,7 @@ class Tiling:
 
     def check(self, factor: int) -> None:
         """Raise ValueError unless every length is a multiple of `factor`, the pixels that a latent stands for."""
-        if self == Tiling():
+        if self.unet is None and self.vae is None:
             return
         for name in ("unet", "vae", "overlap"):
             value = getattr(self, name)
@@ -59,22 +59,25 @@ def starts_of_tiles(length: int, tile: int, overlap: int) -> list[int]:
     return [round(k * (length - tile) / (count - 1)) for k in range(count)]
 
 
-def in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, scale: int = 1) -> Tensor:
-    """`network(x)` for a map (B, C, h, w), tile by tile.
+def in_tiles(
+    network: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, scale: int = 1, shrink: int = 1
+) -> Tensor:
+    """`network(x)` for a map (B, C, h * shrink, w * shrink), tile by tile.
 
     Where tiles overlap, their results are mixed with weights that fall linearly towards each tile's border.
 
     Args:
-        network: (B, C, a, b) to (B, C', a * scale, b * scale), for a and b of at most `tile`.
+        network: (B, C, a * shrink, b * shrink) to (B, C', a * scale, b * scale), for a and b of at most `tile`.
         x: the map.
-        tile: side of a tile, in positions of x.
-        overlap: least overlap, in positions of x; at most tile / 2.
-        scale: by how much the network enlarges.
+        tile: side of a tile, in the positions that a and b count.
+        overlap: least overlap, in the same; at most tile / 2.
+        scale: by how much the network enlarges, as a decoder.
+        shrink: by how much it makes smaller, as an encoder.
 
     Returns:
         (B, C', h * scale, w * scale) float32.
     """
-    height, width = x.shape[-2:]
+    height, width = x.shape[-2] // shrink, x.shape[-1] // shrink
     rows, columns = starts_of_tiles(height, tile, overlap), starts_of_tiles(width, tile, overlap)
     if len(rows) == len(columns) == 1:
         return network(x).float()
@@ -84,11 +87,12 @@ def in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overl
     result: Tensor | None = None
     for top, down_weight in zip(rows, down, strict=True):
         for left, across_weight in zip(columns, across, strict=True):
-            part = network(x[..., top : top + sides[0], left : left + sides[1]]).float()
+            bottom, right = top + sides[0], left + sides[1]
+            part = network(x[..., top * shrink : bottom * shrink, left * shrink : right * shrink]).float()
             if result is None:
                 result = part.new_zeros(*part.shape[:2], height * scale, width * scale)
-            part *= down_weight[:, None] * across_weight
-            result[..., top * scale : (top + sides[0]) * scale, left * scale : (left + sides[1]) * scale] += part
+            part = part * (down_weight[:, None] * across_weight)
+            result[..., top * scale : bottom * scale, left * scale : right * scale] += part
     assert result is not None
     return result
 
@@ -96,11 +100,11 @@ def in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overl
 def _weights(length: int, starts: list[int], tile: int, scale: int, device: torch.device) -> list[Tensor]:
     """For each tile along one side its weights, which fall towards its neighbours; at every place those of all tiles sum to 1."""
     size = tile * scale
-    at = torch.arange(size, device=device) + 0.5
-    total = torch.zeros(length * scale, device=device)
+    at = torch.arange(size, device=device, dtype=torch.float32) + 0.5
+    total = torch.zeros(length * scale, device=device, dtype=torch.float32)
     profiles = []
     for k, start in enumerate(starts):
-        profile = torch.ones(size, device=device)
+        profile = torch.ones(size, device=device, dtype=torch.float32)
         if k > 0 and (shared := (starts[k - 1] + tile - start) * scale):
             profile = torch.minimum(profile, at / shared)
         if k + 1 < len(starts) and (shared := (start + tile - starts[k + 1]) * scale):

@@ -209,16 +209,16 @@ OF_LATENTS: dict[str, Any] = {"steps_offset": 1, "clip_sample": False}
 corrects them when it puts a pipeline together, and older files rely on that."""
 
 
-def for_latents(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's config as that of a latent model: what it does not say of `OF_LATENTS` is said.
+def for_latents(config: Mapping[str, Any], defaults: Mapping[str, Any] = OF_LATENTS) -> dict[str, Any]:
+    """A scheduler's config as that of a latent model: what it does not say of `defaults` is said.
 
     Raises:
         ValueError: as `keys_not_said`.
     """
     left_out = keys_not_said(config) | {key for key, value in config.items() if value is None}
-    said = {key: config[key] for key in OF_LATENTS if key in config and key not in left_out}
-    marked = [key for key in config.get("_use_default_values") or () if key not in OF_LATENTS]
-    return {**config, **OF_LATENTS, **said, "_use_default_values": marked}
+    said = {key: config[key] for key in defaults if key in config and key not in left_out}
+    marked = [key for key in config.get("_use_default_values") or () if key not in defaults]
+    return {**config, **defaults, **said, "_use_default_values": marked}
 
 
 def keys_not_said(config: Mapping[str, Any]) -> set[str]:

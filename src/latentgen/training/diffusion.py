@@ -128,13 +128,14 @@ class DiffusionStage:
         ids = tokenize_captions(
             self.tokenizer, [e.text for e in self.examples], length
         )  # before the long work: it may warn
-        rows = {example.path: row for row, example in enumerate(self.examples)}
+        asked = self.examples
         self.examples = check_pictures(self.examples, data.size, skip=data.skip_broken, show=self.show)
         with self.accelerator.main_process_first():
             self.mean, self.std = encode_pictures(
                 self.autoencoder, self.examples, data.size, cache=cache, show=self.show
             )
-        self.ids = ids[[rows[example.path] for example in self.examples]]  # without those of broken pictures
+        kept = {example.path for example in self.examples}
+        self.ids = ids[[example.path in kept for example in asked]]  # without those of broken pictures
 
     def _tokenizer(self, *, train: bool) -> CLIPTokenizer:
         run = self.config.run
