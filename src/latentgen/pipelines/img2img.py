@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,15 +9,15 @@ import torch
 from torch import Tensor
 
 from latentgen.diffusion.noise import NoiseStream
-from latentgen.diffusion.plan import Plan
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.first_stage import encode
-from latentgen.pipelines.inputs import check_count, check_number, resolve_seeds
+from latentgen.pipelines.inputs import check_count, count_pairs, resolve_seeds
 from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pictures import pad_to_multiple, read_pictures
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
+from latentgen.pipelines.solver import first_knot
 from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
 from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
@@ -156,34 +155,3 @@ class Img2ImgPipeline(Pipeline):
         height, width = pixels.shape[-2:]
         final = call.sample(start, noise, condition, plan=plan)
         return call.output(final, seeds, finish=lambda drawn: drawn[..., :height, :width])
-
-
-def first_knot(strength: Any, plan: Plan) -> int:
-    """The knot of a plan of n steps from which the last `floor(n * strength)` remain.
-
-    Raises:
-        ValueError: if `strength` is not in (0, 1], or leaves no step.
-    """
-    value, n = check_number("strength", strength, 0), len(plan)
-    if value > 1:
-        raise ValueError(
-            f"strength={strength!r} must be above 0 and at most 1, the share of the {n} steps that is run."
-        )
-    steps = min(
-        n, math.floor(n * (value + 1e-6))
-    )  # 50 * 0.58 is 28.999999999999996, and NumPy's numbers may have 7 digits
-    if steps < 1:
-        raise ValueError(
-            f"strength={strength!r} of {n} steps leaves none; it must be above 0 and at most 1, and for {n} steps at least "
-            f"{math.ceil(1e4 / n) / 1e4:g}. Raise it, or num_inference_steps."
-        )
-    return n - steps
-
-
-def count_pairs(prompts: int, pictures: int) -> int:
-    """How many pairs of prompt and picture there are; one of either goes with all of the other."""
-    if prompts != pictures and 1 not in (prompts, pictures):
-        raise ValueError(
-            f"there are {prompts} prompts and {pictures} pictures; give as many of each, or one of either for all of the other."
-        )
-    return max(prompts, pictures)

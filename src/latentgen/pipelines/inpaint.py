@@ -17,12 +17,20 @@ from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.canvas import Canvas
 from latentgen.pipelines.first_stage import encode
-from latentgen.pipelines.img2img import count_pairs, first_knot
-from latentgen.pipelines.inputs import check_choice, check_count, check_number, check_size, is_whole, resolve_seeds
+from latentgen.pipelines.inputs import (
+    check_choice,
+    check_count,
+    check_number,
+    check_size,
+    count_pairs,
+    is_whole,
+    resolve_seeds,
+)
 from latentgen.pipelines.output import ImageOutput, OutputType, of_type
 from latentgen.pipelines.pictures import read_masks, read_pictures
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
+from latentgen.pipelines.solver import first_knot
 from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
 from latentgen.runtime.tiling import Tiling
 from latentgen.runtime.warn import warn_user

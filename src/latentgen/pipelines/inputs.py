@@ -122,6 +122,15 @@ def check_size(height: int | None, width: int | None, sample_size: Any, factor: 
     )
 
 
+def count_pairs(prompts: int, pictures: int) -> int:
+    """How many pairs of prompt and picture there are; one of either goes with all of the other."""
+    if prompts != pictures and 1 not in (prompts, pictures):
+        raise ValueError(
+            f"there are {prompts} prompts and {pictures} pictures; give as many of each, or one of either for all of the other."
+        )
+    return max(prompts, pictures)
+
+
 def check_prompts(prompt: Any, name: str = "prompt") -> list[str]:
     """One prompt, or a sequence or array of them, as a list."""
     prompts = [prompt] if isinstance(prompt, str) else as_list(prompt)

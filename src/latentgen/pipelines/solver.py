@@ -1,11 +1,13 @@
-"""How a call is solved: its scheduler, its guidance and its tiles, checked."""
+"""How a call is solved: its scheduler, its guidance, its tiles, and where it begins, checked."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from latentgen.diffusion.plan import Plan
 from latentgen.pipelines.inputs import check_number
 from latentgen.runtime.tiling import Tiling
 from latentgen.runtime.warn import warn_user
@@ -82,3 +84,25 @@ def check_tiling(tiling: Any, factor: int) -> Tiling:
         )
     tiling.check(factor)
     return tiling
+
+
+def first_knot(strength: Any, plan: Plan) -> int:
+    """The knot of a plan of n steps from which the last `floor(n * strength)` remain.
+
+    Raises:
+        ValueError: if `strength` is not in (0, 1], or leaves no step.
+    """
+    value, n = check_number("strength", strength, 0), len(plan)
+    if value > 1:
+        raise ValueError(
+            f"strength={strength!r} must be above 0 and at most 1, the share of the {n} steps that is run."
+        )
+    steps = min(
+        n, math.floor(n * (value + 1e-6))
+    )  # 50 * 0.58 is 28.999999999999996, and NumPy's numbers may have 7 digits
+    if steps < 1:
+        raise ValueError(
+            f"strength={strength!r} of {n} steps leaves none; it must be above 0 and at most 1, and for {n} steps at least "
+            f"{math.ceil(1e4 / n) / 1e4:g}. Raise it, or num_inference_steps."
+        )
+    return n - steps

@@ -11,8 +11,7 @@ from torch import Tensor
 from latentgen.diffusion.noise import NoiseStream
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
-from latentgen.pipelines.img2img import count_pairs
-from latentgen.pipelines.inputs import check_count, is_whole, resolve_seeds
+from latentgen.pipelines.inputs import check_count, count_pairs, is_whole, resolve_seeds
 from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pictures import read_pictures
 from latentgen.pipelines.pipeline import Pipeline
