@@ -1,6 +1,6 @@
 """Writes the tiny scenes as a folder of pictures with captions.
 
-    python examples/tiny_scenes/make_dataset.py OUT --count 60000
+    python examples/tiny_scenes/make_dataset.py OUT --count 75000
 
 makes OUT/train/00000/000000.png and so on, a thousand pictures a folder, and OUT/train/metadata.jsonl with one line
 {"file_name": ..., "text": ...} a picture: the layout that the Hugging Face image-folder loader reads. Picture i
@@ -63,7 +63,7 @@ def make_dataset(out: Path, *, count: int, size: int, seed: int, workers: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the tiny scenes data set.")
     parser.add_argument("out", type=Path, help="folder to write into")
-    parser.add_argument("--count", type=int, default=60_000, help="number of pictures")
+    parser.add_argument("--count", type=int, default=75_000, help="number of pictures")
     parser.add_argument("--size", type=int, default=128, help="width and height in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes")

@@ -17,7 +17,7 @@ case "$#:${1-}" in
 *) echo "usage: bash $0 [--from-scratch]" >&2 && exit 2 ;;
 esac
 
-[ -f $runs/data/train/metadata.jsonl ] || "$python" $here/make_dataset.py $runs/data --count 60000
+[ -f $runs/data/train/metadata.jsonl ] || "$python" $here/make_dataset.py $runs/data --count 75000
 
 if [ "$config" = $here/diffusion.toml ]; then
     echo "stage 1 is $here/first_stage, trained before; --from-scratch trains it anew"

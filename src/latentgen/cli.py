@@ -182,7 +182,8 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
     add("--negative", metavar="TEXT", help="what to stay away from")
     add("--steps", type=_count, default=50, metavar="N", help="denoising steps (default: %(default)s)")
     add("--guidance-scale", type=_scale, metavar="G",
-        help="how closely to follow the prompt; 1 is no guidance (default: 7.5; the bundled model: 3)")  # fmt: skip
+        help="how closely to follow the prompt; 1 is no guidance "
+        f"(default: 7.5; the bundled model: {BUNDLED_GUIDANCE:g})")  # fmt: skip
     add("--seed", type=_seed, metavar="S", help="seed of the first picture; the next has S + 1 (default: random)")
     add("--num-images", type=_count, default=1, metavar="N",
         help="how many pictures, drawn and written one after another (default: %(default)s)")  # fmt: skip

@@ -20,7 +20,7 @@ case "$*" in
 *"train autoencoder"*) mkdir -p runs/tiny_scenes/autoencoder/model ;;
 esac
 """
-DATA = "examples/tiny_scenes/make_dataset.py runs/tiny_scenes/data --count 60000"
+DATA = "examples/tiny_scenes/make_dataset.py runs/tiny_scenes/data --count 75000"
 STAGE_1 = "-m latentgen.cli train autoencoder examples/tiny_scenes/autoencoder.toml --resume"
 END = [
     "examples/tiny_scenes/bundle.py runs/tiny_scenes/{} src/latentgen/bundled/tiny_scenes",

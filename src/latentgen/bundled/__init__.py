@@ -3,7 +3,7 @@
 from pathlib import Path
 
 MODEL = "tiny_scenes"
-BUNDLED_GUIDANCE = 3.0  # the guidance scale that its figures in docs/bundled-model.md were measured at
+BUNDLED_GUIDANCE = 2.0  # the guidance scale that its figures in docs/bundled-model.md were measured at
 
 
 def bundled_model() -> Path:
