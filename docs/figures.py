@@ -43,6 +43,18 @@ def checker() -> str:
     return "\n".join(rows)
 
 
+def tasks() -> str:
+    """How well the bundled model does on pictures that it is given."""
+    result = read("tasks.json")
+    rows = ["| what | share |", "| --- | --- |"]
+    rows += [f"| {name} | {100 * share:.1f} % |" for name, share in result["shares"].items()]
+    rows += [
+        "",
+        f"{result['cases']} cases of each, {result['steps']} DDIM steps, guidance scale {result['guidance_scale']:g}.",
+    ]
+    return "\n".join(rows)
+
+
 def parity() -> str:
     """What `pytest --record` measured."""
     return "\n".join(
@@ -85,6 +97,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "bundled": bundled,
     "checker": checker,
     "parity": parity,
+    "tasks": tasks,
     "summary": summary,
     "benchmark_cpu": lambda: benchmark("benchmarks.json"),
     "benchmark_cuda": lambda: benchmark("benchmarks-cuda.json"),
