@@ -74,8 +74,7 @@ def test_a_picture_is_that_of_diffusers(pipes, name):
     assert got.shape == expected.shape == (2, 32, 32, 3)
     assert expected.std() > 0.02
     difference = np.abs(got - expected)
-    # A latent half way between two entries of a codebook may be rounded to either.
-    assert np.quantile(difference, 0.99 if "VQ" in type(ours.vqvae).__name__ else 1) <= LIMIT
+    assert difference.max() <= LIMIT
 
 
 def test_folders_go_both_ways(pipes, tmp_path):
@@ -96,7 +95,7 @@ def test_size_seeds_and_neighbours(pipes):
     three = ours(num_images=3, seed=5, height=16, width=24, **call)
     assert (three.images.shape, three.seeds) == ((3, 3, 16, 24), [5, 6, 7])
     alone = ours(seed=6, height=16, width=24, **call).images[0]
-    assert (three.images[1] - alone).abs().quantile(0.99) <= 1e-5
+    assert torch.allclose(three.images[1], alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("options", "message"), [

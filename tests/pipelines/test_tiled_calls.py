@@ -71,7 +71,7 @@ def test_pipelines_that_are_given_pictures_take_tiles_too(pipe, shown):
 
 
 def test_pictures_are_encoded_a_few_at_a_time_and_in_tiles(pipe, shown):
-    """At a strength that keeps nearly all of it, tiles that see only a part of a smooth picture encode nearly the same."""
+    """What the encoder is shown; what comes of the tiles is tested where they are put together."""
     smooth = torch.nn.functional.interpolate(torch.rand(3, 3, 2, 2), (64, 64), mode="bilinear")
     call = {**CALL, "strength": 1, "num_inference_steps": 1}
     img2img = Img2ImgPipeline.from_pipe(pipe)

@@ -221,7 +221,7 @@ class DiffusionTraining:
         scheduler: what `scheduler_config.json` will hold, `_class_name` included.
         text: None is the defaults of `TextConfig`, or whatever `init_from` has.
         condition_dropout: part of the captions replaced by the empty one, for classifier-free guidance.
-        timestep_shift: above 1, noisy timesteps, which decide what is where, are drawn more often (`shifted_timesteps`).
+        timestep_shift: above 1, noisy timesteps are drawn more often (`shifted_timesteps`).
     """
 
     data: DataConfig
