@@ -12,6 +12,9 @@ from typing import Any
 import torch
 
 from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.models.conditioners import ClassEmbedder, SpatialRescaler
+from latentgen.models.ldm_bert import LDMBertModel
+from latentgen.models.model import Model
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.models.unet2d import UNet2DModel
 from latentgen.models.vq_model import VQModel
@@ -100,17 +103,31 @@ def _text_encoder(folder: Path, how: How) -> Any:
     return load_clip_text_encoder(folder, variant=how.variant, dtype=how.dtype, device=how.device)
 
 
+def _network(cls: type[Model[Any]]) -> Callable[[Path, How], Any]:
+    def load(folder: Path, how: How) -> Any:
+        return cls.from_pretrained(folder, device=how.device, dtype=how.dtype, variant=how.variant)
+
+    return load
+
+
+LIBRARY_OF = {
+    "CLIPTextModel": "transformers",
+    "CLIPTokenizer": "transformers",
+    "ClassEmbedder": "latentgen",
+    "SpatialRescaler": "latentgen",
+    "LDMBertModel": "latent_diffusion",
+}
+"""What `model_index.json` says of a class; "diffusers" of any other."""
+
+
 LOADERS: dict[tuple[str, str], Callable[[Path, How], Any]] = {
-    ("diffusers", "AutoencoderKL"): lambda folder, how: AutoencoderKL.from_pretrained(
-        folder, device=how.device, dtype=how.dtype, variant=how.variant
-    ),
-    ("diffusers", "VQModel"): lambda folder, how: VQModel.from_pretrained(
-        folder, device=how.device, dtype=how.dtype, variant=how.variant
-    ),
+    ("diffusers", "AutoencoderKL"): _network(AutoencoderKL),
+    ("diffusers", "VQModel"): _network(VQModel),
     ("diffusers", "UNet2DConditionModel"): _unet,
-    ("diffusers", "UNet2DModel"): lambda folder, how: UNet2DModel.from_pretrained(
-        folder, device=how.device, dtype=how.dtype, variant=how.variant
-    ),
+    ("diffusers", "UNet2DModel"): _network(UNet2DModel),
+    ("latentgen", "ClassEmbedder"): _network(ClassEmbedder),
+    ("latentgen", "SpatialRescaler"): _network(SpatialRescaler),
+    ("latent_diffusion", "LDMBertModel"): _network(LDMBertModel),
     ("transformers", "CLIPTextModel"): _text_encoder,
     ("transformers", "CLIPTokenizer"): lambda folder, how: load_clip_tokenizer(folder),
     ("transformers", "CLIPTokenizerFast"): lambda folder, how: load_clip_tokenizer(folder),
@@ -124,6 +141,8 @@ LOADED_BY = {
     "StableDiffusionInpaintPipeline": "InpaintPipeline",
     "StableDiffusionUpscalePipeline": "SuperResPipeline",
     "LDMPipeline": "UnconditionalPipeline",
+    "LDMSuperResolutionPipeline": "SuperResPipeline",
+    "Class2ImagePipeline": "Class2ImagePipeline",
 }
 """What loads a class, for the pipelines that do not to say so."""
 
@@ -145,18 +164,34 @@ def read_index(folder: Path, pipelines: Mapping[str, Any] | set[str]) -> dict[st
     return index
 
 
-def load_components(folder: Path, index: Mapping[str, Any], given: Mapping[str, Any], how: How) -> dict[str, Any]:
+def load_components(
+    folder: Path,
+    index: Mapping[str, Any],
+    given: Mapping[str, Any],
+    how: How,
+    *,
+    names: Mapping[str, str],
+    optional: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
     """Load the components named in `given`, except those that are given already (not None).
+
+    Args:
+        folder: of the model.
+        index: its `model_index.json`.
+        given: every component by name, None where it is to be loaded.
+        how: where to, and in which form.
+        names: what the folder calls each component.
+        optional: components that stay None where the index has none.
 
     Raises:
         WeightsError: for a component that the index does not have, or of a class that is not in the table, naming it;
             and whatever loading it raises. Nothing is loaded before every class has been looked up.
     """
     loaders: dict[str, Callable[[Path, How], Any]] = {}
-    for name, component in given.items():
-        if component is not None:
-            continue
+    for component, name in names.items():
         entry = index.get(name)
+        if given[component] is not None or (component in optional and entry in (None, [None, None])):
+            continue
         if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(e, str) for e in entry):
             raise WeightsError(
                 f"{folder / INDEX} has no {name} (found {entry!r}): fetch the whole model, or pass {name}=..."
@@ -167,10 +202,10 @@ def load_components(folder: Path, index: Mapping[str, Any], given: Mapping[str, 
                 f"{folder / INDEX} names {entry[0]}.{entry[1]} as {name}, which is not supported; supported are "
                 f"{', '.join(sorted(supported))}. {_remedy(folder, name)}"
             )
-        loaders[name] = LOADERS[entry[0], entry[1]]
+        loaders[component] = LOADERS[entry[0], entry[1]]
         if not component_path(folder, name).is_dir():
             raise WeightsError(f"{folder} lacks the folder {name}, which {INDEX} promises: fetch the whole model.")
-    return {name: loaders[name](folder / name, how) if name in loaders else given[name] for name in given}
+    return {c: loaders[c](folder / names[c], how) if c in loaders else given[c] for c in given}
 
 
 def _remedy(folder: Path, name: str) -> str:
@@ -199,8 +234,12 @@ def save_components(
     index: dict[str, Any] = {"_class_name": pipeline_class, "_diffusers_version": FORMAT_VERSION}
     savers = {}
     for name, component in components.items():
-        library, savers[name] = _saver(component, variant, max_shard_size)
-        index[name] = [library, kind := type(component).__name__]
+        if component is None:
+            index[name] = [None, None]
+            continue
+        savers[name] = _saver(component, variant, max_shard_size)
+        kind = type(component).__name__
+        index[name] = [library := LIBRARY_OF.get(kind, "diffusers"), kind]
         if (library, kind) not in LOADERS:
             raise ValueError(
                 f"{name} is a {kind}, which no folder can hold: put a component of the class it derives from there."
@@ -211,12 +250,12 @@ def save_components(
     write_json(folder / INDEX, index)
 
 
-def _saver(component: Any, variant: str | None, max_shard_size: int | str) -> tuple[str, Callable[[Path], None]]:
+def _saver(component: Any, variant: str | None, max_shard_size: int | str) -> Callable[[Path], None]:
     name = type(component).__name__
     if name == "CLIPTextModel":
-        return "transformers", lambda p: save_text_encoder(component, p, variant=variant, max_shard_size=max_shard_size)
+        return lambda p: save_text_encoder(component, p, variant=variant, max_shard_size=max_shard_size)
     if name == "CLIPTokenizer":
-        return "transformers", lambda p: save_tokenizer(component, p)
+        return lambda p: save_tokenizer(component, p)
     if name in SCHEDULERS:
-        return "diffusers", lambda p: _save_scheduler(component, p)
-    return "diffusers", lambda p: component.save_pretrained(p, variant=variant, max_shard_size=max_shard_size)
+        return lambda p: _save_scheduler(component, p)
+    return lambda p: component.save_pretrained(p, variant=variant, max_shard_size=max_shard_size)

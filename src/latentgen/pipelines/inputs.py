@@ -59,14 +59,14 @@ def check_component(name: str, value: Any, kind: str) -> None:
     Args:
         name: the component, for the error.
         value: the object.
-        kind: the class as users import it, "library.Class" or "library.module.Class".
+        kind: the class as users import it, "library.Class" or "library.module.Class"; several with " or " between.
     """
 
     def full_name(cls: type) -> str:
         return f"{cls.__module__.split('.')[0]}.{cls.__name__}"
 
-    library, *_, short = kind.split(".")
-    if f"{library}.{short}" not in map(full_name, type(value).__mro__):
+    parts = [one.split(".") for one in kind.split(" or ")]
+    if not {f"{library}.{short}" for library, *_, short in parts} & set(map(full_name, type(value).__mro__)):
         raise ValueError(f"{name} is a {full_name(type(value))}; it must be a {kind}.")
 
 

@@ -32,13 +32,17 @@ class Pipeline:
     Attributes:
         component_kinds: what the pipeline is made of, and the class of each; nothing else can be assigned there.
         scheduler_defaults: what the model's scheduler file means by leaving these out, and what schedulers by name take.
+        optional: those that a form of the pipeline does without: they may be None.
         folder_classes: `_class_name`s in `model_index.json` that the pipeline can load; the first is what it writes.
+        folder_names: for a `_class_name`, components that its folders name otherwise, and how.
         show_progress: whether calls show a progress bar; each call can override it.
         max_pixels: pictures that are given with more are refused.
     """
 
     component_kinds: ClassVar[dict[str, str]]
+    optional: ClassVar[frozenset[str]] = frozenset()
     folder_classes: ClassVar[tuple[str, ...]]
+    folder_names: ClassVar[dict[str, dict[str, str]]] = {}
     scheduler_defaults: ClassVar[dict[str, Any]] = OF_LATENTS
     show_progress: bool = True
     max_pixels: int = MAX_PIXELS
@@ -50,7 +54,7 @@ class Pipeline:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse a component of a wrong class where it is assigned, not in a later call."""
-        if name in self.component_kinds:
+        if name in self.component_kinds and not (value is None and name in self.optional):
             check_component(name, value, self.component_kinds[name])
             if name == DRAWS and hasattr(self, name):
                 warn_of_clipping(value)
@@ -159,11 +163,13 @@ class Pipeline:
             token=token,
         )
         index = read_index(folder, set(cls.folder_classes))
-        own = {name: folder / name for name, component in given.items() if component is None}
-        check_some_have(variant, {name: os.listdir(p) for name, p in own.items() if p.is_dir()}, str(folder))
-        pipe = cls(**load_components(folder, index, given, how))
-        for name in given.keys() - own.keys():
-            pipe._take(name, how)
+        names = {name: cls.folder_names.get(index["_class_name"], {}).get(name, name) for name in given}
+        own = [folder / names[name] for name, component in given.items() if component is None]
+        check_some_have(variant, {path.name: os.listdir(path) for path in own if path.is_dir()}, str(folder))
+        pipe = cls(**load_components(folder, index, given, how, names=names, optional=cls.optional))
+        for name, component in given.items():
+            if component is not None:
+                pipe._take(name, how)
         return pipe
 
     @classmethod
@@ -196,11 +202,11 @@ class Pipeline:
         """
         theirs = {name: part for name, part in pipe.components.items() if name in cls.component_kinds}
         given = theirs | {name: part for name, part in cls._given(components).items() if part is not None}
-        if missing := [name for name in cls.component_kinds if name not in given]:
+        if missing := [name for name in cls.component_kinds if name not in given and name not in cls.optional]:
             raise ValueError(
                 f"{type(pipe).__name__} has no {', '.join(missing)}, which {cls.__name__} needs: pass {missing[0]}=..."
             )
-        made = cls(**given)
+        made = cls(**dict.fromkeys(cls.component_kinds) | given)
         made.show_progress, made.max_pixels = pipe.show_progress, pipe.max_pixels
         return made
 
@@ -233,4 +239,6 @@ class Pipeline:
         """
         check_variant(variant)
         limit = shard_limit(max_shard_size)
-        save_components(folder, self._folder_class, self.components, variant=variant, max_shard_size=limit)
+        names = self.folder_names.get(self._folder_class, {})
+        named = {names.get(name, name): component for name, component in self.components.items()}
+        save_components(folder, self._folder_class, named, variant=variant, max_shard_size=limit)

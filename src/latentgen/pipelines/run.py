@@ -14,12 +14,12 @@ from latentgen.diffusion.noise import NoiseStream
 from latentgen.diffusion.plan import Plan
 from latentgen.diffusion.sampling import StepEvent, sample
 from latentgen.models.first_stage import FirstStage
+from latentgen.pipelines.condition import Condition
 from latentgen.pipelines.denoiser import Denoiser
 from latentgen.pipelines.inputs import check_choice, check_finite, check_tensor, plain_number
 from latentgen.pipelines.output import OUTPUT_TYPES, ImageOutput, make_output
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.solver import check_guidance, check_tiling, choose_solver
-from latentgen.pipelines.text_condition import TextCondition
 from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
 
@@ -71,7 +71,7 @@ class Call:
         self,
         latents: Tensor,
         noise: NoiseStream,
-        condition: TextCondition | None = None,
+        condition: Condition | None = None,
         *,
         plan: Plan | None = None,
         extra: Tensor | None = None,
@@ -83,7 +83,7 @@ class Call:
         Args:
             latents: (B, C, h, w) float32, as noisy as knot 0 of the plan says.
             noise: fresh noise for stochastic solvers.
-            condition: the texts' embeddings; None for a network without.
+            condition: what the UNet attends to; None for a network without.
             plan: a part of the run; None is the whole of it.
             extra, class_label: see `Denoiser`.
             constrain: see `latentgen.diffusion.sample`.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.unet import UNet2DConditionModel
+from latentgen.pipelines.condition import Condition
 from latentgen.pipelines.inputs import check_prompts, check_tensor
 from latentgen.runtime.warn import warn_user
 from latentgen.text import check_clip_skip, encode_prompts
@@ -30,21 +31,6 @@ class TextParts(Protocol):
 
     @property
     def dtype(self) -> torch.dtype: ...
-
-
-class TextCondition(NamedTuple):
-    """Embeddings (B, S, D) of the prompts and, under guidance, of the negative prompts."""
-
-    positive: Tensor
-    negative: Tensor | None
-
-    def repeated(self, each: int) -> Self:
-        """Each text for so many images, one after the other."""
-        return type(self)(*(None if part is None else part.repeat_interleave(each, 0) for part in self))  # type: ignore[arg-type]
-
-    def expanded(self, count: int) -> Self:
-        """One text for `count` images; as it is if there are several."""
-        return self.repeated(count) if len(self.positive) == 1 else self
 
 
 def check_unet_channels(unet: UNet2DConditionModel, vae: AutoencoderKL, *takes: int) -> None:
@@ -96,7 +82,7 @@ def condition_on_text(
     clip_skip: int | None,
     *,
     guided: bool,
-) -> TextCondition:
+) -> Condition:
     """Embed the texts of a call, or check the embeddings that were given instead.
 
     Raises:
@@ -120,10 +106,10 @@ def condition_on_text(
             f"negative_prompt has {len(texts)} entries; there must be 1 or {len(positive)}, as of prompts."
         )
     if guided:
-        return TextCondition(positive, _negative(parts, positive, texts, negative_prompt_embeds, skip))
+        return Condition(positive, _negative(parts, positive, texts, negative_prompt_embeds, skip))
     if any(texts) or negative_prompt_embeds is not None:
         warn_user("guidance_scale=1 runs without guidance: the negative prompt has no effect.")
-    return TextCondition(positive, None)
+    return Condition(positive, None)
 
 
 def _negative(parts: TextParts, positive: Tensor, texts: list[str], given: Tensor | None, skip: int) -> Tensor:
