@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from latentgen.diffusion import NoiseSchedule, Plan, StopSampling, sample
     from latentgen.models import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
     from latentgen.pipelines import (
+        Class2ImagePipeline,
         ImageOutput,
         Img2ImgPipeline,
         InpaintPipeline,
@@ -44,6 +45,7 @@ _HOMES = {
     "diffusion": ("NoiseSchedule", "Plan", "StopSampling", "sample"),
     "models": ("AutoencoderKL", "UNet2DConditionModel", "UNet2DModel", "VQModel"),
     "pipelines": (
+        "Class2ImagePipeline",
         "ImageOutput",
         "Img2ImgPipeline",
         "InpaintPipeline",
@@ -69,7 +71,7 @@ _HOME_OF = {name: f"latentgen.{home}" for home, names in _HOMES.items() for name
 
 __all__ = [  # noqa: RUF022 (by subject)
     "Text2ImagePipeline", "Img2ImgPipeline", "InpaintPipeline", "SuperResPipeline", "UnconditionalPipeline",
-    "extend_canvas", "Tiling", "ImageOutput",
+    "Class2ImagePipeline", "extend_canvas", "Tiling", "ImageOutput",
     "bundled_model", "StopSampling", "WeightsError",
     "AutoencoderKL", "VQModel", "UNet2DConditionModel", "UNet2DModel",
     "DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler",

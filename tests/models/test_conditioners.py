@@ -48,7 +48,7 @@ def test_a_class_is_a_context_of_one_token():
     embedder = ClassEmbedder.from_config({"num_classes": 5, "embed_dim": 3})
     context = embedder(torch.tensor([4, 1]))
     assert context.shape == (2, 1, 3)
-    assert torch.equal(context[0, 0], embedder.embedding.weight[embedder.null_class])
+    assert torch.equal(context[0, 0], embedder.embedding.weight[-1])
     assert torch.equal(context[1, 0], embedder.embedding.weight[1])
 
 

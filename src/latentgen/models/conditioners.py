@@ -19,13 +19,32 @@ class ClassEmbedderConfig:
     Attributes:
         num_classes: classes, the null class included where there is one: 1001 in LDM's model with guidance.
         embed_dim: width of the context.
+        has_null_class: the last class stands for none; it is what guidance goes away from.
+        class_names: of all classes but the null class, in order; None if they have numbers only.
     """
 
     num_classes: int = 1000
     embed_dim: int = 512
+    has_null_class: bool = False
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.classes < 1:
+            raise ValueError(
+                f"num_classes={self.num_classes} leaves no class beside the null class; it must be at least 2."
+            )
+        names = self.class_names
+        if names is not None and (len(names) != self.classes or len(set(names)) < len(names)):
+            raise ValueError(
+                f"class_names holds {len(names)} names, {len(set(names))} of them different; there are {self.classes} classes "
+                "beside the null class, and each has a name of its own."
+            )
+
+    @property
+    def classes(self) -> int:
+        """How many classes can be asked for."""
+        return self.num_classes - self.has_null_class
 
 
 class ClassEmbedder(Model[ClassEmbedderConfig]):
@@ -39,11 +58,6 @@ class ClassEmbedder(Model[ClassEmbedderConfig]):
     def __init__(self, config: ClassEmbedderConfig) -> None:
         super().__init__(config)
         self.embedding = nn.Embedding(config.num_classes, config.embed_dim)
-
-    @property
-    def null_class(self) -> int:
-        """The number of the last class, which stands for none in models that were trained with one."""
-        return self.config.num_classes - 1
 
     def forward(self, labels: Tensor) -> Tensor:
         """(B,) int64 labels in [0, num_classes) to (B, 1, embed_dim)."""

@@ -1,6 +1,7 @@
 """Components put together: prompts and pictures in, pictures out."""
 
 from latentgen.pipelines.canvas import extend_canvas
+from latentgen.pipelines.class2image import Class2ImagePipeline
 from latentgen.pipelines.img2img import Img2ImgPipeline
 from latentgen.pipelines.inpaint import InpaintPipeline
 from latentgen.pipelines.output import ImageOutput
@@ -9,6 +10,7 @@ from latentgen.pipelines.text2image import Text2ImagePipeline
 from latentgen.pipelines.unconditional import UnconditionalPipeline
 
 __all__ = [
+    "Class2ImagePipeline",
     "ImageOutput",
     "Img2ImgPipeline",
     "InpaintPipeline",

@@ -79,6 +79,14 @@ def check_absent(name: str, value: Any) -> None:
         )
 
 
+def refuse(reason: str, **arguments: Any) -> None:
+    """None, for arguments that a form of a pipeline has no use for."""
+    if given := [name for name, value in arguments.items() if value is not None]:
+        raise ValueError(
+            f"{', '.join(given)} cannot be used: {reason}. Leave {'it' if len(given) == 1 else 'them'} out."
+        )
+
+
 def check_finite(values: Tensor, what: str, remedy: str) -> None:
     """Numbers that are neither infinite nor NaN."""
     if not bool(values.isfinite().all()):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.models.first_stage import FirstStage
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.condition import Condition
 from latentgen.pipelines.inputs import check_prompts, check_tensor
@@ -33,7 +33,7 @@ class TextParts(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
-def check_unet_channels(unet: UNet2DConditionModel, vae: AutoencoderKL, *takes: int) -> None:
+def check_unet_channels(unet: UNet2DConditionModel, vae: FirstStage[Any], *takes: int) -> None:
     """Raise ValueError, naming the pipeline that fits, unless the UNet takes so many channels, and a text, and gives latents.
 
     Args:
@@ -41,7 +41,7 @@ def check_unet_channels(unet: UNet2DConditionModel, vae: AutoencoderKL, *takes: 
         vae: whose latents it draws.
         takes: numbers of input channels that fit; none is that of the latents.
     """
-    channels, given = vae.config.latent_channels, unet.config.in_channels
+    channels, given = vae.config.embed_dim, unet.config.in_channels
     takes = takes or (channels,)
     if given == 2 * channels + 1 and given not in takes:
         raise ValueError(
