@@ -96,9 +96,9 @@ def test_batches_are_drawn_with_the_shift_of_the_settings(stage, diffusion_confi
 
 def test_share_of_dropped_conditions(stage):
     ids = torch.cat([stage.batch(i, 0, 1)["ids"] for i in range(500)])
-    dropped = (ids == stage.empty).all(dim=1).float().mean()
+    dropped = (ids == stage.task.empty).all(dim=1).float().mean()
     assert float(dropped) == pytest.approx(0.25, abs=0.03)  # 4000 draws: 0.03 is more than four standard deviations
-    assert not (stage.ids == stage.empty).all(dim=1).any()  # the captions themselves are untouched
+    assert not (stage.task.ids == stage.task.empty).all(dim=1).any()  # the captions themselves are untouched
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
@@ -119,12 +119,12 @@ def test_perfect_network_has_no_loss(stage, kind, diffusion_config, accelerator)
         return answer
 
     assert float(stage.loss(perfect, batch)["mse"]) == 0
-    wrong = stage.loss(lambda *_: answer + 0.5, batch)["mse"]
+    wrong = stage.loss(lambda *_, ids: answer + 0.5, batch)["mse"]
     assert float(wrong) == pytest.approx(0.25, rel=1e-5)
 
 
 def test_residual_branches_start_at_zero(stage):
-    unet = stage.unet
+    unet = stage.task.unet
     branches = [m.conv2 for m in unet.modules() if isinstance(m, ResnetBlock)]
     branches += [m.proj_out for m in unet.modules() if isinstance(m, Transformer2D)]
     assert len(branches) > 5
@@ -239,14 +239,14 @@ def test_broken_pictures_stop_before_training_or_are_left_out(diffusion_config, 
 def test_tokenizer_of_a_run_is_kept_once_there_are_checkpoints(diffusion_config, accelerator, tmp_path):
     folder = make_pictures(tmp_path / "pictures", 8)
     config = changed(diffusion_config, data={"folder": folder}, run={"output": tmp_path / "run", **ONE_STEP})
-    first = DiffusionStage(config, accelerator).tokenizer.get_vocab()
+    first = DiffusionStage(config, accelerator).task.tokenizer.get_vocab()
     write_metadata(folder, [{"file_name": f"{i:03d}.png", "text": "zebra zebra zebra"} for i in range(8)])
-    second = DiffusionStage(config, accelerator).tokenizer.get_vocab()  # nothing was trained yet: learnt anew
+    second = DiffusionStage(config, accelerator).task.tokenizer.get_vocab()  # nothing was trained yet: learnt anew
     assert second != first
     (tmp_path / "run" / "checkpoints" / "step-00000001").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "step-00000001" / "state.json").write_text("{}")
     write_metadata(folder, [{"file_name": f"{i:03d}.png", "text": "a horse a horse"} for i in range(8)])
-    assert DiffusionStage(config, accelerator).tokenizer.get_vocab() == second
+    assert DiffusionStage(config, accelerator).task.tokenizer.get_vocab() == second
 
 
 def test_captions_are_looked_at_before_the_long_work(diffusion_config, accelerator, tmp_path, monkeypatch):
@@ -266,7 +266,7 @@ def test_captions_stay_with_their_pictures_where_others_are_left_out(diffusion_c
     with pytest.warns(UserWarning, match=r"003\.png"):
         rest = ready(DiffusionStage(config, accelerator))
     kept = [row for row in range(8) if row != 3]
-    assert torch.equal(rest.ids, whole.ids[kept])
+    assert torch.equal(rest.task.ids, whole.task.ids[kept])
     assert torch.equal(rest.mean, whole.mean[kept])
 
 
@@ -281,7 +281,7 @@ def test_a_picture_may_have_several_captions(diffusion_config, accelerator, tmp_
             changed(diffusion_config, data={"folder": folder}, run={"output": tmp_path / "run"}), accelerator
         )
     )
-    texts = [stage.tokenizer.decode(row, skip_special_tokens=True) for row in stage.ids]
+    texts = [stage.task.tokenizer.decode(row, skip_special_tokens=True) for row in stage.task.ids]
     assert texts == ["red", "a blue star", "green"]
 
 
@@ -316,4 +316,4 @@ def test_other_processes_wait_and_write_nothing(diffusion_config, stage):
     torch.manual_seed(0)
     second = ready(DiffusionStage(changed(diffusion_config, run={"output": stage.config.run.output}), other))
     assert {p: p.stat().st_mtime_ns for p in stage.config.run.output.rglob("*")} == before
-    assert torch.equal(second.ids, stage.ids)
+    assert torch.equal(second.task.ids, stage.task.ids)

@@ -52,14 +52,14 @@ def test_text_must_agree(config, accelerator, text, message):
 def test_text_section_left_out_from_scratch_is_the_default(diffusion_config, accelerator, tmp_path):
     config = changed(diffusion_config, run={"output": tmp_path / "run"})
     stage = DiffusionStage(replace(config, text=None), accelerator)
-    assert stage.text_encoder.config.hidden_size == TextConfig().hidden_size
+    assert stage.task.text_encoder.config.hidden_size == TextConfig().hidden_size
 
 
 def test_a_models_size_is_that_of_the_pictures_it_learns_from_now(config, accelerator, tmp_path):
     config = changed(config, data={"size": 8})
     config = replace(config, unet=config.unet | {"sample_size": 4})
     stage = DiffusionStage(config, accelerator)
-    assert stage.unet.config.sample_size == 8 // stage.autoencoder.config.factor
+    assert stage.task.unet.config.sample_size == 8 // stage.autoencoder.config.factor
     stage.export(tmp_path / "exported")
     picture = Text2ImagePipeline.from_pretrained(tmp_path / "exported", device="cpu", dtype="float32")(
         "a red square", num_inference_steps=1, show_progress=False
@@ -73,8 +73,8 @@ def test_weights_of_a_single_variant_are_read(config, accelerator, trained_diffu
     stage = DiffusionStage(
         replace(changed(config, run={"init_from": tmp_path / "half"}), autoencoder=tmp_path / "half"), accelerator
     )
-    assert stage.unet.dtype == torch.float32
-    for name, parameter in stage.unet.named_parameters():
+    assert stage.task.unet.dtype == torch.float32
+    for name, parameter in stage.task.unet.named_parameters():
         assert torch.equal(parameter, pipe.unet.get_parameter(name).float())
 
 

@@ -17,10 +17,14 @@ import torch
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.model import Model
 from latentgen.models.unet import UNet2DConditionModel
+from latentgen.models.unet2d import UNet2DModel
 from latentgen.schedulers import SCHEDULERS, Scheduler
 from latentgen.schedulers.config import for_latents
 
 C = TypeVar("C")
+
+TASKS = ("text", "class", "super_resolution")
+"""What a diffusion model may be conditioned on: see `latentgen.training.tasks`."""
 
 
 def _check(section: str, config: object, least: float, *names: str, below: float = math.inf) -> None:
@@ -46,7 +50,8 @@ class DataConfig:
     Attributes:
         folder: holds the pictures and `metadata.jsonl`; a relative path counts from the config file.
         size: side that pictures are scaled (shorter side) and cut (centre) to, in pixels.
-        crop: side of a random square that the autoencoder is shown, in pixels; None shows whole pictures.
+        crop: side of a random square that the networks are shown, in pixels; None shows whole pictures. Of the tasks of stage
+            2 super-resolution has it.
         skip_broken: leave out pictures that cannot be read, with a warning, instead of stopping.
     """
 
@@ -219,8 +224,10 @@ class DiffusionTraining:
         autoencoder: folder of a trained first stage; a relative path counts from the config file.
         unet: what the UNet's `config.json` will hold; channels and context width follow the other components.
         scheduler: what `scheduler_config.json` will hold, `_class_name` included.
-        text: None is the defaults of `TextConfig`, or whatever `init_from` has.
-        condition_dropout: part of the captions replaced by the empty one, for classifier-free guidance.
+        task: what pictures are drawn from: "text" (captions), "class" (labels) or "super_resolution" (smaller pictures).
+        text: None is the defaults of `TextConfig`, or whatever `init_from` has; for texts only.
+        condition_dropout: part of the captions replaced by the empty one, or of the labels by the null class, for
+            classifier-free guidance; None is 0.1, and 0 for super-resolution.
         timestep_shift: above 1, noisy timesteps are drawn more often (`shifted_timesteps`).
     """
 
@@ -229,19 +236,44 @@ class DiffusionTraining:
     autoencoder: Path
     unet: dict[str, Any]
     scheduler: dict[str, Any]
+    task: str = "text"
     text: TextConfig | None = None
     samples: SampleConfig = field(default_factory=SampleConfig)
-    condition_dropout: float = 0.1
+    condition_dropout: float | None = None
     timestep_shift: float = 1.0
 
     def __post_init__(self) -> None:
         _make_paths(self, "autoencoder")
-        if not 0 <= self.condition_dropout <= 1:
+        if self.task not in TASKS:
+            raise ValueError(f"task={self.task!r} must be one of {', '.join(TASKS)}.")
+        if self.condition_dropout is None:
+            object.__setattr__(self, "condition_dropout", 0.0 if self.task == "super_resolution" else 0.1)
+        self._check_task()
+        if not 0 <= self.dropout <= 1:
             raise ValueError(f"condition_dropout={self.condition_dropout} must be in [0, 1].")
         if not 0 < self.timestep_shift < math.inf:
             raise ValueError(f"timestep_shift={self.timestep_shift} must be above 0; 1 draws all timesteps alike.")
-        _check_network("unet", UNet2DConditionModel, self.unet)
+        _check_network("unet", UNet2DModel if self.task == "super_resolution" else UNet2DConditionModel, self.unet)
         self.make_scheduler().plan(self.samples.num_inference_steps)
+
+    @property
+    def dropout(self) -> float:
+        """`condition_dropout` as a number."""
+        return self.condition_dropout or 0.0
+
+    def _check_task(self) -> None:
+        """Refuse what another task has."""
+        others = {
+            "[text]": ("text", self.text),
+            "[samples] prompts": ("text", self.samples.prompts),
+            "condition_dropout": ("text and class", self.dropout),
+            "[data] crop": ("super_resolution", self.data.crop),
+        }
+        for name, (tasks, value) in others.items():
+            if value and self.task not in tasks.split(" and "):
+                raise ValueError(
+                    f"{name} is for task {tasks.replace(' and ', ' or ')} and has no meaning for {self.task}: leave it out."
+                )
 
     def make_scheduler(self) -> Scheduler:
         """The scheduler that [scheduler] describes, strictly: a key that it does not know is an error here.

@@ -88,6 +88,6 @@ def order(count: int, batch_size: int, step: int, *, seed: int, process: int = 0
     return indices
 
 
-def to_tensor(pictures: Sequence[np.ndarray]) -> Tensor:
+def to_tensor(pictures: Sequence[np.ndarray] | np.ndarray) -> Tensor:
     """(H, W, 3) uint8 pictures to one (B, 3, H, W) float32 tensor in [-1, 1]."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.stack([*pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -38,7 +38,10 @@ def tokenizer_fingerprint(tokenizer: CLIPTokenizer) -> str:
 
 
 def examples_fingerprint(examples: Sequence[Example]) -> str:
-    """Of names, sizes in bytes and captions, wherever the folder lies; the pictures themselves are not read."""
+    """Of names, sizes in bytes, captions and classes, wherever the folder lies; the pictures themselves are not read."""
     folder = os.path.commonpath([e.path.parent for e in examples])
-    facts = [(os.path.relpath(e.path, folder), e.path.stat().st_size, e.text) for e in examples]
+    facts = [
+        (os.path.relpath(e.path, folder), e.path.stat().st_size, e.text, *([] if e.label is None else [e.label]))
+        for e in examples
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:DIGITS]

@@ -19,16 +19,17 @@ OTHER_PICTURES = {".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tif", ".t
 
 @dataclass(frozen=True)
 class Example:
-    """A picture's file and its caption ("" where the folder has none)."""
+    """A picture's file, its caption ("" where the folder has none) and its class (None where it has none)."""
 
     path: Path
     text: str
+    label: str | None = None
 
 
 def read_folder(folder: Path, *, captions: bool = False) -> list[Example]:
     """List the pictures of a folder.
 
-    With a `metadata.jsonl` its lines (`file_name`, `text`) decide; without one every picture below the folder counts,
+    With a `metadata.jsonl` its lines (`file_name`, `text`, `label`) decide; without one every picture below the folder counts,
     with an empty caption, except for the samples that a run has written there.
 
     Args:
@@ -60,13 +61,15 @@ def read_folder(folder: Path, *, captions: bool = False) -> list[Example]:
 def _entry(where: str, line: bytes) -> dict[str, Any]:
     try:
         entry = json.loads(line.decode("utf-8-sig"))
-        name, text = entry["file_name"], entry.get("text", "")
+        name, text, label = entry["file_name"], entry.get("text", ""), entry.get("label", "")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f'{where}: expected {{"file_name": ..., "text": ...}}.') from None
     if not isinstance(name, str) or not isinstance(text, str):
         raise ValueError(f"{where}: file_name and text must be strings.")
+    if type(label) not in (str, int) or ("label" in entry and label == ""):
+        raise ValueError(f"{where}: label={label!r} must be a class: a text that is not empty, or a whole number.")
     try:
-        (name + text).encode()
+        (name + text + str(label)).encode()
     except UnicodeEncodeError as error:
         half = f"\\u{ord(error.object[error.start]):04x}"
         raise ValueError(f"{where}: {half} is half of a character; write the text in UTF-8, or both halves.") from None
@@ -80,7 +83,8 @@ def _example(folder: Path, where: str, entry: dict[str, Any]) -> Example:
         raise ValueError(f"{where}: {name!r} leaves the folder; file names are relative to it.")
     if not os.path.isfile(folder / name):
         raise ValueError(f"{where}: {name!r} is not there; remove the line or bring the picture.")
-    return Example(folder / name, entry.get("text", ""))
+    label = entry.get("label")
+    return Example(folder / name, entry.get("text", ""), None if label is None else str(label))
 
 
 def _pictures_below(folder: Path) -> list[Path]:

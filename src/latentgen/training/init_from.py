@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 N = TypeVar("N", bound=Model[Any])
 
-PARTS = ("unet", "text_encoder", "tokenizer")
-
 
 def load_network(cls: type[N], folder: Path, device: torch.device) -> N:
     """A network in float32, from the plain weights or, if there are none, from the one variant that there is."""
@@ -43,7 +41,7 @@ def variant_to_read(folder: Path) -> str | None:
 
 
 def autoencoder_folder(path: Path) -> Path:
-    """`path`, or its `vae/` if it is the folder of a whole model.
+    """`path`, or its `vae/` (or `vqvae/`) if it is the folder of a whole model.
 
     Raises:
         ValueError: if it is no folder.
@@ -53,17 +51,9 @@ def autoencoder_folder(path: Path) -> Path:
             f"there is no folder {path}: training starts from models on this machine. One of the Hub is brought here by "
             "`hf download OWNER/NAME --local-dir FOLDER`."
         )
-    whole = not (path / "config.json").exists() and (path / "vae" / "config.json").exists()
-    return path / "vae" if whole else path
-
-
-def check_whole_model(folder: Path) -> None:
-    """Raise ValueError unless `folder` has the parts of a model that stage 2 goes on with."""
-    if missing := [name for name in PARTS if not (folder / name).is_dir()]:
-        raise ValueError(
-            f"[run] init_from: {folder} has no {', '.join(f'{name}/' for name in missing)}; stage 2 starts from the folder "
-            "of a whole model, on this machine."
-        )
+    if not (path / "config.json").exists():
+        return next((path / name for name in ("vae", "vqvae") if (path / name / "config.json").exists()), path)
+    return path
 
 
 def check_pixels(config: AutoencoderConfig, where: str) -> None:
@@ -132,8 +122,8 @@ def warn_of_another_start(folder: Path, scheduler: Scheduler, autoencoder: Autoe
                 "what its output means.",
                 stacklevel=2,
             )
-    vae = folder / "vae"
-    if vae.is_dir() and not vae.samefile(source):
+    vae = next((folder / name for name in ("vae", "vqvae") if (folder / name).is_dir()), None)
+    if vae is not None and not vae.samefile(source):
         facts = latent_facts(load_network(AutoencoderKL, vae, torch.device("cpu")))
         if differing := [name for name, fact in latent_facts(autoencoder).items() if fact != facts[name]]:
             warnings.warn(

@@ -15,7 +15,17 @@ from latentgen.training.checkpoint import read_facts
 
 Record = dict[str, Any]
 
-FIXED = ("[model] ", "[unet] ", "[text] ", "[loss] ", "tokenizer", "first stage ", "[run] optimizer")
+FIXED = (
+    "task",
+    "[model] ",
+    "[unet] ",
+    "[text] ",
+    "[class_embedder] ",
+    "[loss] ",
+    "tokenizer",
+    "first stage ",
+    "[run] optimizer",
+)
 FIXED_NAMES = {f"[scheduler] {name}" for name in TRAINED}
 """What the weights were trained for, by the starts of names and by names: with another one they mean nothing."""
 
