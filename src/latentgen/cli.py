@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_img2img(commands)
     _add_inpaint(commands)
+    _add_upscale(commands)
     _add_train(commands)
     return parser
 
@@ -114,11 +115,13 @@ def _parser() -> argparse.ArgumentParser:
 def _add_generate(commands: Any) -> None:
     parser = commands.add_parser(
         "generate",
-        help="draw pictures from a prompt",
-        description="Draw pictures from a prompt. Without --model, the small bundled model draws shapes: "
-        '"a small red circle to the left of a large blue star, striped grey background".',
+        help="draw pictures from a prompt, or of a class",
+        description="Draw pictures from a prompt, or of a class. Without --model, small bundled models draw shapes: "
+        '"a small red circle to the left of a large blue star, striped grey background", or --class star.',
     )
-    _add_prompt(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("prompt", nargs="?", metavar="PROMPT", help='what to draw; "" draws without a condition')
+    what.add_argument("--class", dest="classes", metavar="NAME", help="draw this class, by its name or number")
     add = parser.add_argument
     add("--height", type=_count, metavar="H", help="in pixels (default: what the model was trained on)")
     add("--width", type=_count, metavar="W", help="in pixels (default: what the model was trained on)")
@@ -162,6 +165,22 @@ def _add_inpaint(commands: Any) -> None:
     parser.set_defaults(run=_inpaint)
 
 
+def _add_upscale(commands: Any) -> None:
+    parser = commands.add_parser(
+        "upscale",
+        help="draw a picture with 4 times the width and height",
+        description="Draw a picture with 4 times the width and height. Without --model, a small bundled model does it, which "
+        "knows pictures such as those of the other bundled models.",
+    )
+    _add_picture(parser)
+    add = parser.add_argument
+    add("--prompt", default="", metavar="TEXT", help="what the picture shows, for models that take a text")
+    add("--noise-level", type=_pixels, metavar="N",
+        help="how much noise is put on the picture first, for models that take it (default: 20)")  # fmt: skip
+    _add_drawing(parser)
+    parser.set_defaults(run=_upscale)
+
+
 def _add_prompt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help='what to draw; "" draws without a condition')
 
@@ -178,12 +197,12 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=_png, metavar="FILE",
         help="PNG to write; one that exists is replaced (default: out.png, or the next free name like it)")  # fmt: skip
     add("--model", default=BUNDLED, metavar="PATH_OR_ID",
-        help="model folder or Hub id (default: %(default)s, the small model that ships with latentgen)")  # fmt: skip
+        help="model folder or Hub id (default: %(default)s, the small one that ships with latentgen)")  # fmt: skip
     add("--negative", metavar="TEXT", help="what to stay away from")
     add("--steps", type=_count, default=50, metavar="N", help="denoising steps (default: %(default)s)")
     add("--guidance-scale", type=_scale, metavar="G",
-        help="how closely to follow the prompt; 1 is no guidance "
-        f"(default: 7.5; the bundled model: {BUNDLED_GUIDANCE:g})")  # fmt: skip
+        help="how closely to follow the prompt or class; 1 is no guidance (default: the pipeline's, for prompts 7.5; "
+        f"with the bundled model {BUNDLED_GUIDANCE:g})")  # fmt: skip
     add("--seed", type=_seed, metavar="S", help="seed of the first picture; the next has S + 1 (default: random)")
     add("--num-images", type=_count, default=1, metavar="N",
         help="how many pictures, drawn and written one after another (default: %(default)s)")  # fmt: skip
@@ -255,11 +274,18 @@ def _png(text: str) -> Path:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    _draw(arguments, "Text2ImagePipeline", {"height": arguments.height, "width": arguments.width})
+    size = {"height": arguments.height, "width": arguments.width}
+    if arguments.classes is None:
+        _draw(arguments, "Text2ImagePipeline", _of_text(arguments) | size)
+        return
+    if arguments.negative is not None:
+        raise ValueError("--negative is a text, and --class draws without one: leave it out.")
+    _draw(arguments, "Class2ImagePipeline", {"classes": arguments.classes} | size, task="class")
 
 
 def _img2img(arguments: argparse.Namespace) -> None:
-    _draw(arguments, "Img2ImgPipeline", {"strength": arguments.strength}, {"image": arguments.image})
+    settings = {"strength": arguments.strength}
+    _draw(arguments, "Img2ImgPipeline", _of_text(arguments) | settings, {"image": arguments.image})
 
 
 def _inpaint(arguments: argparse.Namespace) -> None:
@@ -269,19 +295,42 @@ def _inpaint(arguments: argparse.Namespace) -> None:
         "padding_mask_crop": arguments.padding_mask_crop,
         "keep_unmasked": not arguments.plain,
     }
-    _draw(arguments, "InpaintPipeline", settings, {"image": arguments.image, "mask_image": arguments.mask})
+    files = {"image": arguments.image, "mask_image": arguments.mask}
+    _draw(arguments, "InpaintPipeline", _of_text(arguments) | settings, files)
+
+
+def _upscale(arguments: argparse.Namespace) -> None:
+    settings = {
+        "prompt": arguments.prompt,
+        "negative_prompt": arguments.negative,
+        "noise_level": arguments.noise_level,
+    }
+    _draw(arguments, "SuperResPipeline", settings, {"image": arguments.image}, task="super_resolution")
+
+
+def _of_text(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a call is asked for by a text."""
+    guidance = BUNDLED_GUIDANCE if arguments.model == BUNDLED else 7.5
+    scale = guidance if arguments.guidance_scale is None else arguments.guidance_scale
+    return {"prompt": arguments.prompt, "negative_prompt": arguments.negative, "guidance_scale": scale}
 
 
 def _draw(
-    arguments: argparse.Namespace, pipeline: str, own: dict[str, Any], files: dict[str, Path] | None = None
+    arguments: argparse.Namespace,
+    pipeline: str,
+    own: dict[str, Any],
+    files: dict[str, Path] | None = None,
+    *,
+    task: str = "text",
 ) -> None:
     """Draw pictures and write them.
 
     Args:
         arguments: the command line.
         pipeline: the class that draws.
-        own: settings of this command, beside those that all have.
+        own: what it is asked for, and settings of this command, beside those that all have.
         files: pictures that the pipeline is given, by argument.
+        task: of the bundled model that is used where none is named.
     """
     # What can fail for free comes first: a model is not loaded for nothing, a picture that cannot be kept is not drawn.
     for path in _targets(arguments.output, arguments.num_images, look=True):
@@ -291,7 +340,7 @@ def _draw(
         if not path.is_file():
             what = "does not exist" if not path.exists() else "is a folder" if path.is_dir() else "is no file"
             raise ValueError(f"{path} {what}: give a picture's file.")
-    folder = _model_folder(arguments)
+    folder = _model_folder(arguments, task)
     with _leaving_at_once():
         from latentgen import pipelines
         from latentgen.pipelines.pictures import MAX_PIXELS, open_picture
@@ -303,9 +352,10 @@ def _draw(
             folder, device=arguments.device, dtype=arguments.dtype, variant=arguments.variant
         )
         pipe.max_pixels = most
-    settings = _settings(arguments) | own
+    common = {"num_inference_steps": arguments.steps, "guidance_scale": arguments.guidance_scale}
+    settings = common | {"scheduler": arguments.scheduler} | own
     record = {
-        "prompt": arguments.prompt, **settings, "scheduler": arguments.scheduler or type(pipe.scheduler).__name__,
+        **settings, "scheduler": arguments.scheduler or type(pipe.scheduler).__name__,
         **_origin(arguments, folder), "dtype": str(pipe.dtype).removeprefix("torch."), "device": pipe.device.type,
         "version": __version__, "pipeline": pipeline,
         **{name: str(path.absolute()) for name, path in (files or {}).items()},
@@ -314,7 +364,7 @@ def _draw(
     targets = iter(_targets(arguments.output, arguments.num_images))
     for seed in seeds:
         # One at a time: a batch needs its multiple of the memory, and an interrupt would lose all of it.
-        result = pipe(arguments.prompt, **pictures, **settings, seed=seed, show_progress=not arguments.quiet)
+        result = pipe(**pictures, **settings, seed=seed, show_progress=not arguments.quiet)
         picture, path = result.images[0], next(targets)
         drawn = {"seed": result.seeds[0], **{side: getattr(picture, side) for side in size}}
         save_png(picture, path, {**record, **drawn})
@@ -347,23 +397,12 @@ def _seeds(first: int | None, count: int) -> list[int | None]:
     return [None if first is None else first + k for k in range(count)]
 
 
-def _model_folder(arguments: argparse.Namespace) -> Path:
+def _model_folder(arguments: argparse.Namespace, task: str) -> Path:
     if arguments.model == BUNDLED:
         if arguments.revision is not None:
             raise ValueError(f"--revision {arguments.revision} is of a model on the Hub: name one with --model.")
-        return bundled_model()
+        return bundled_model(task)
     return resolve_model(arguments.model, variant=arguments.variant, revision=arguments.revision)
-
-
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the pipeline is called with, beside prompt and seed."""
-    guidance = BUNDLED_GUIDANCE if arguments.model == BUNDLED else 7.5
-    return {
-        "negative_prompt": arguments.negative,
-        "num_inference_steps": arguments.steps,
-        "guidance_scale": guidance if arguments.guidance_scale is None else arguments.guidance_scale,
-        "scheduler": arguments.scheduler,
-    }
 
 
 def _origin(arguments: argparse.Namespace, folder: Path) -> dict[str, str | None]:

@@ -146,8 +146,8 @@ def test_dataset_depends_on_seed_and_index_alone(tmp_path):
         assert entry["file_name"] == f"{index // 1000:05d}/{index:06d}.png"
         files = [tmp_path / name / "train" / entry["file_name"] for name in "ab"]
         assert files[0].read_bytes() == files[1].read_bytes()
-        picture, text = make_example(5, index, 16)
-        assert entry["text"] == text
+        picture, said = make_example(5, index, 16)
+        assert entry == {"file_name": entry["file_name"], **said}
         assert np.array_equal(Image.open(files[0]), picture)
     assert make_example(6, 0, 16)[1] != make_example(5, 0, 16)[1]
 

@@ -1,21 +1,31 @@
-"""The small trained model that ships with the package: coloured shapes on plain, striped and gradient backgrounds."""
+"""The small trained models that ship with the package: coloured shapes on plain, striped and gradient backgrounds."""
 
 from pathlib import Path
 
-MODEL = "tiny_scenes"
-BUNDLED_GUIDANCE = 2.0  # the guidance scale that its figures in docs/bundled-model.md were measured at
+MODELS = {"text": "tiny_scenes", "class": "tiny_shapes", "super_resolution": "tiny_scenes_x4"}
+"""Folders by task, as the settings of a training run call it."""
+
+BUNDLED_GUIDANCE = (
+    2.0  # the guidance scale that the figures of the text model in docs/bundled-model.md were measured at
+)
 
 
-def bundled_model() -> Path:
-    """The folder of the bundled model, for `Text2ImagePipeline.from_pretrained`.
+def bundled_model(task: str = "text") -> Path:
+    """The folder of a bundled model. How they were made: examples/tiny_scenes/README.md.
 
-    It draws 128 x 128 pictures of one or two shapes, for prompts such as "a small red circle to the left of a large
-    blue star, striped grey background". How it was made: examples/tiny_scenes/README.md.
+    Args:
+        task: "text" for `Text2ImagePipeline`, `Img2ImgPipeline` and `InpaintPipeline`: 128 x 128 pictures of one or two shapes,
+            for prompts such as "a small red circle to the left of a large blue star, striped grey background". "class" for
+            `Class2ImagePipeline`: one shape of a class such as "star". "super_resolution" for `SuperResPipeline`: such pictures
+            at 4 times the width and height, made for 32 x 32 pixels.
 
     Raises:
+        ValueError: for a task that is not known.
         FileNotFoundError: if the package was installed without its data files.
     """
-    folder = Path(__file__).parent / MODEL
+    if task not in MODELS:
+        raise ValueError(f"task={task!r} has no bundled model; use one of {', '.join(map(repr, MODELS))}.")
+    folder = Path(__file__).parent / MODELS[task]
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(f"{folder} is missing: this installation has no data files; reinstall latentgen.")
     return folder

@@ -93,7 +93,7 @@ class Class2ImagePipeline(Pipeline):
         """Make pictures.
 
         Args:
-            classes: a class, or a list of them: names, where the model knows any, or numbers from 0.
+            classes: a class, or a list of them: names, where the model knows any, or numbers from 0, as digits too.
             height, width: in pixels, multiples of the VAE's factor; None is the size that the model was trained on.
             num_inference_steps: in [1, trained timesteps].
             guidance_scale: at least 0; 1 follows the class without guidance (Ho and Salimans 2022). Others need a model with a
@@ -161,6 +161,8 @@ class Class2ImagePipeline(Pipeline):
                 raise ValueError(f"{where} {entry} is not known: the model has classes 0 to {config.classes - 1}.")
             return int(entry)
         names = config.class_names or ()
+        if isinstance(entry, str) and entry not in names and entry.isdecimal():
+            return self._label(int(entry), k)
         if not isinstance(entry, str) or entry not in names:
             known = f"names are {_listed(names)}" if names else "the model knows no names, give a number"
             raise ValueError(f"{where} {entry!r} is not known: {known} (or 0 to {config.classes - 1}).")
