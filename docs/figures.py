@@ -55,6 +55,47 @@ def tasks() -> str:
     return "\n".join(rows)
 
 
+def superres() -> str:
+    """What super-resolution makes of scenes that were made small."""
+    result = read("superres.json")
+    rows = ["| enlarged by | PSNR | colours and shapes read |", "| --- | --- | --- |"]
+    for name, row in result["rows"].items():
+        rows.append(f"| {name} | {row['psnr']:.2f} dB | {100 * row['colours and shapes read']:.1f} % |")
+    rows += ["", f"{result['scenes']} scenes, {result['steps']} DDIM steps, {result['dtype']}."]
+    return "\n".join(rows)
+
+
+def classes() -> str:
+    """How often the class that was asked for is read, by guidance."""
+    result = read("classes.json")
+    rows = ["| guidance scale | class read |", "| --- | --- |"]
+    rows += [f"| {point['guidance_scale']:g} | {100 * point['share']:.1f} % |" for point in result["curve"]]
+    scales = ", ".join(f'"{point["guidance_scale"]:g}"' for point in result["curve"])
+    shares = ", ".join(f"{100 * point['share']:.1f}" for point in result["curve"])
+    rows += ["", "```mermaid", "xychart-beta", f'    x-axis "guidance scale" [{scales}]', '    y-axis "class read, %"',
+             f"    line [{shares}]", "```", "",
+             f"{result['pictures']} pictures at each, {result['steps']} DDIM steps, {result['dtype']}."]  # fmt: skip
+    return "\n".join(rows)
+
+
+def large() -> str:
+    """The step across the borders of tiles."""
+    result = read("large.json")
+    at, elsewhere = result["step at borders"], result["step elsewhere"]
+    return "\n".join(
+        [
+            "| step between neighbouring pixels | of 255 |",
+            "| --- | --- |",
+            f"| where a tile begins or ends (pixels {', '.join(map(str, result['borders']))}) | {at:.2f} |",
+            f"| elsewhere | {elsewhere:.2f} |",
+            f"| **ratio** | {at / elsewhere:.2f} |",
+            "",
+            f"{result['count']} pictures of {result['side']} x {result['side']}, tiles of {result['tile']} with an overlap of at "
+            f"least {result['overlap']}, {result['steps']} DDIM steps.",
+        ]
+    )
+
+
 def parity() -> str:
     """What `pytest --record` measured."""
     return "\n".join(
@@ -98,6 +139,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "checker": checker,
     "parity": parity,
     "tasks": tasks,
+    "superres": superres,
+    "classes": classes,
+    "large": large,
     "summary": summary,
     "benchmark_cpu": lambda: benchmark("benchmarks.json"),
     "benchmark_cuda": lambda: benchmark("benchmarks-cuda.json"),

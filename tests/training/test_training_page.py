@@ -4,11 +4,12 @@ import re
 import tomllib
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 from tiny_runs import changed, make_pictures
 
+from latentgen.pipelines.superres import SuperResPipeline
 from latentgen.pipelines.text2image import Text2ImagePipeline
 from latentgen.training import AutoencoderTraining, DiffusionTraining, load_config, train_autoencoder, train_diffusion
 
@@ -32,7 +33,9 @@ def keys_of_the_classes():
             section = next((k for k in (hints[field.name], *get_args(hints[field.name])) if is_dataclass(k)), None)
             if section is not None:
                 found |= {(f"[{field.name}]", inner.name): default(inner) for inner in fields(section)}
-            elif hints[field.name] is Path or hints[field.name] is float:
+            elif {Path, float, str} & {hints[field.name], *get_args(hints[field.name])} and get_origin(
+                hints[field.name]
+            ) is not dict:
                 found["", field.name] = default(field)
     return found
 
@@ -54,8 +57,16 @@ def test_every_key_and_default_stands_in_the_table():
 @pytest.fixture
 def files(tmp_path):
     make_pictures(tmp_path / "pictures", 2)
-    for name, text in zip(("autoencoder", "diffusion"), FILES, strict=True):
+    for name, text in zip(("autoencoder", "diffusion", "superres"), FILES, strict=True):
         (tmp_path / f"{name}.toml").write_text(text)
+    superres, rest = FILES[2], FILES[1].partition("[run]")[2]
+    both = (
+        "[run]"
+        + rest.partition("[text]")[0]
+        + "[scheduler]"
+        + rest.partition("[scheduler]")[2].partition("[samples]")[0]
+    )
+    (tmp_path / "superres.toml").write_text(superres + both)
     return tmp_path
 
 
@@ -71,3 +82,17 @@ def test_both_stages_run_as_they_stand_there(files):
     assert folder == files / "diffusion" / "model"
     pipe = Text2ImagePipeline.from_pretrained(folder, device="cpu", dtype="float32")
     assert pipe.unet.config.sample_size == 8
+
+
+def test_super_resolution_runs_as_it_stands_there(files):
+    """In small; what the page leaves out is as in the file for stage 2."""
+    run = {"steps": 1, "batch_size": 1, "decay_steps": 0, "sample_every": 0}
+    first = load_config(AutoencoderTraining, files / "autoencoder.toml")
+    model = {name: value[:3] for name, value in first.model.items()}  # a factor of 4
+    model |= {"block_out_channels": [c // 2 for c in model["block_out_channels"]]}
+    train_autoencoder(changed(first, run=run, data={"size": 64, "crop": 32}, model=model))
+    second = load_config(DiffusionTraining, files / "superres.toml")
+    unet = second.unet | {"block_out_channels": [c // 4 for c in second.unet["block_out_channels"]]}
+    folder = train_diffusion(changed(second, run=run, data={"size": 64, "crop": 32}, unet=unet))
+    pipe = SuperResPipeline.from_pretrained(folder, device="cpu", dtype="float32")
+    assert pipe.vae.config.factor == 4
