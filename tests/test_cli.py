@@ -15,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_sd import make_upscaler_folder
 
-from latentgen import DDIMScheduler, Img2ImgPipeline, Text2ImagePipeline, __version__, cli
+from latentgen import Class2ImagePipeline, DDIMScheduler, Img2ImgPipeline, Text2ImagePipeline, __version__, cli
 from latentgen.bundled import BUNDLED_GUIDANCE
 from latentgen.cli import main
 from latentgen.diffusion.noise import MAX_SEED
-from latentgen.models import AutoencoderKL, UNet2DConditionModel
+from latentgen.models import AutoencoderKL, ClassEmbedder, UNet2DConditionModel
 from latentgen.pipelines.png import read_record
 from latentgen.runtime.device import DTYPE_NAMES
 from latentgen.schedulers import SHORT_NAMES
@@ -200,6 +201,36 @@ def test_a_part_is_drawn_anew_and_the_rest_stays(folder, tmp_path, photo):
     assert not np.array_equal(np.asarray(Image.open(out))[area == 0], before[area == 0])
 
 
+def test_a_class_is_drawn_by_name_or_number(folder, tmp_path, capsys):
+    pipe = Text2ImagePipeline.from_pretrained(folder, dtype="float32", device="cpu")
+    classes = {"num_classes": 3, "embed_dim": 16, "has_null_class": True, "class_names": ["ring", "star"]}
+    parts = {name: part for name, part in pipe.components.items() if name in ("vae", "unet", "scheduler")}
+    model = tmp_path / "classes"
+    Class2ImagePipeline(**parts, class_embedder=ClassEmbedder.from_config(classes)).save_pretrained(model)
+    for name, file in (("star", "a.png"), ("1", "b.png"), ("ring", "c.png")):
+        assert run("generate", model, "--class", name, "-o", tmp_path / file) == 0
+    first, again, other = ((tmp_path / f).read_bytes() for f in ("a.png", "b.png", "c.png"))
+    assert np.array_equal(*(np.asarray(Image.open(tmp_path / f)) for f in ("a.png", "b.png")))
+    assert other not in (first, again)
+    record = read_record(tmp_path / "a.png")
+    assert (record["classes"], record["pipeline"], record["guidance_scale"]) == ("star", "Class2ImagePipeline", None)
+    capsys.readouterr()
+    assert run("generate", model, "--class", "cat", "-o", tmp_path / "d.png") == 1
+    assert "the class 'cat' is not known: names are ring, star" in capsys.readouterr().err
+    assert run("generate", model, "--class", "star", "--negative", "ring", "-o", tmp_path / "d.png") == 1
+    assert "--negative is a text, and --class draws without one" in capsys.readouterr().err
+
+
+def test_a_picture_is_enlarged(tmp_path, photo, capsys):
+    model, out = make_upscaler_folder(tmp_path / "upscaler"), tmp_path / "large.png"
+    assert run("upscale", model, photo, "--prompt", "a star", "--noise-level", 5, "-o", out) == 0
+    assert Image.open(out).size == (4 * 26, 4 * 20)
+    record = read_record(out)
+    assert (record["prompt"], record["noise_level"], record["image"]) == ("a star", 5, str(photo))
+    assert run("upscale", model, photo, "--noise-level", 10, "-o", out) == 1
+    assert "noise_level=10 must be a whole number from 0 to 9" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -298,6 +329,7 @@ def test_debug_shows_the_traceback(folder):
          ("--guidance-scale", "nan"), ("--guidance-scale", "-1"), ("--seed", "-1"), ("--seed", str(2**64)),
          ("--scheduler", "fast"), ("--dtype", "int8"), ("-o", "picture.jpg")]),
      ["img2img", "x.png"], ["inpaint", "x.png", "x"], ["img2img", "x.png", "x", "--strength", "0"],
+     ["generate", "x", "--class", "star"], ["upscale"], ["upscale", "x.png", "--noise-level", "-1"],
      ["img2img", "x.png", "x", "--height", "8"], ["inpaint", "x.png", "x", "--mask", "m.png", "--padding-mask-crop", "-1"]],
 )  # fmt: skip
 def test_wrong_usage_exits_with_2(arguments, capsys, nothing_is_loaded):
