@@ -5,11 +5,17 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import bundle
 import evaluate
 import make_dataset
 import numpy as np
 import pytest
+import torch
 from scenes import sample_scene
+from start_f4 import start
+
+from latentgen import AutoencoderKL
+from latentgen.training import AutoencoderTraining, DiffusionTraining, load_config
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny_scenes"
 
@@ -17,6 +23,7 @@ PYTHON = """#!/bin/sh
 echo "$@" >> calls
 case "$*" in
 *make_dataset*) mkdir -p runs/tiny_scenes/data/train && touch runs/tiny_scenes/data/train/metadata.jsonl ;;
+*autoencoder_f4.toml*) mkdir -p runs/tiny_scenes/autoencoder_f4/model ;;
 *"train autoencoder"*) mkdir -p runs/tiny_scenes/autoencoder/model ;;
 esac
 """
@@ -34,7 +41,7 @@ def train(tmp_path, monkeypatch):
     """Runs train.sh in an empty checkout, with a python that only notes what it is called with."""
     folder = tmp_path / "examples" / "tiny_scenes"
     folder.mkdir(parents=True)
-    for name in ("train.sh", "diffusion.toml", "autoencoder.toml"):
+    for name in ("train.sh", "train_tasks.sh", "diffusion.toml", "autoencoder.toml"):
         shutil.copy(EXAMPLE / name, folder)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     python = tmp_path / ".venv" / "bin" / "python"
@@ -42,9 +49,9 @@ def train(tmp_path, monkeypatch):
     python.chmod(0o755)
     monkeypatch.delenv("PYTHON", raising=False)
 
-    def run(*options: str) -> list[str]:
+    def run(*options: str, script: str = "train.sh") -> list[str]:
         (tmp_path / "calls").write_text("")
-        done = subprocess.run(["bash", str(folder / "train.sh"), *options], capture_output=True, text=True)
+        done = subprocess.run(["bash", str(folder / script), *options], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr)
         return (tmp_path / "calls").read_text().splitlines()
@@ -90,6 +97,70 @@ def test_train_begins_data_anew_that_are_not_whole(train, tmp_path):
 def test_train_refuses_other_options(train):
     with pytest.raises(RuntimeError, match=r"^usage: bash .*train.sh \[--from-scratch\]\n$"):
         train("--scratch")
+
+
+def test_the_other_tasks_are_trained_from_data_to_figures(train):
+    example, runs, package = "examples/tiny_scenes", "runs/tiny_scenes", "src/latentgen/bundled"
+    end = [
+        f"{example}/bundle.py {runs}/superres/model {package}/tiny_scenes_x4",
+        f"{example}/evaluate_superres.py --json docs/superres.json --grid docs/superres.png",
+        "docs/figures.py",
+    ]
+    stage_2 = f"-m latentgen.cli train diffusion {example}/superres.toml --resume"
+    assert train("superres", script="train_tasks.sh") == [
+        f"{example}/make_dataset.py {runs}/data --count 12000",
+        f"{example}/start_f4.py {runs}/autoencoder_f4_start",
+        f"-m latentgen.cli train autoencoder {example}/autoencoder_f4.toml --resume",
+        stage_2,
+        *end,
+    ]
+    assert train("superres", script="train_tasks.sh")[-4:] == [stage_2, *end]
+    assert train("classes", script="train_tasks.sh") == [
+        f"{example}/make_dataset.py {runs}/classes --count 16000 --things 1 --seed 3",
+        f"-m latentgen.cli train diffusion {example}/classes.toml --resume",
+        f"{example}/bundle.py {runs}/classes_diffusion/model {package}/tiny_shapes",
+        f"{example}/evaluate_classes.py --json docs/classes.json --grid docs/classes.png",
+        "docs/figures.py",
+    ]
+    with pytest.raises(RuntimeError, match=r"^usage: bash .*train_tasks.sh superres\|classes\n$"):
+        train(script="train_tasks.sh")
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "autoencoder_f4", "diffusion", "superres", "classes"])
+def test_settings_can_be_read(name):
+    kind = AutoencoderTraining if name.startswith("autoencoder") else DiffusionTraining
+    assert load_config(kind, EXAMPLE / f"{name}.toml").run.steps > 1000
+
+
+def test_the_smaller_autoencoder_starts_with_layers_of_the_larger():
+    larger = AutoencoderKL.from_pretrained(EXAMPLE / "first_stage", device="cpu", dtype=torch.float32)
+    settings = tomllib.loads((EXAMPLE / "autoencoder_f4.toml").read_text())["model"]
+    smaller = start(larger, settings)
+    pictures = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        ours, theirs = (vae.encoder.down_blocks[0](vae.encoder.conv_in(pictures)) for vae in (smaller, larger))
+        assert torch.equal(ours, theirs)
+        features = torch.rand(1, 64, 8, 8)
+        ours, theirs = (vae.decoder.up_blocks[k](features[:, :w]) for vae, k, w in ((smaller, 1, 64), (larger, 2, 64)))
+        assert torch.equal(ours, theirs)
+    assert smaller.config.factor == 4
+
+
+def test_a_scale_is_folded_into_the_first_stage():
+    """The same pictures from latents of unit variance, and the same posteriors but for the scale."""
+    torch.manual_seed(0)
+    settings = {"block_out_channels": [8, 8], "norm_num_groups": 4, "down_block_types": ["DownEncoderBlock2D"] * 2}
+    settings |= {"up_block_types": ["UpDecoderBlock2D"] * 2, "scaling_factor": 0.3}
+    before, after = (AutoencoderKL.from_config(settings) for _ in range(2))
+    after.load_state_dict(before.state_dict())
+    bundle.fold_scale(after)
+    assert after.config.scaling_factor == 1
+    pictures, latents = torch.rand(1, 3, 8, 8), torch.randn(1, 4, 4, 4)
+    with torch.no_grad():
+        assert torch.allclose(after.decode(latents), before.decode(latents / 0.3), atol=1e-5)
+        ours, theirs = after.encode(pictures), before.encode(pictures)
+    assert torch.allclose(ours.mean, 0.3 * theirs.mean, atol=1e-5)
+    assert torch.allclose(ours.logvar.exp().sqrt(), 0.3 * theirs.logvar.exp().sqrt(), atol=1e-5)
 
 
 def test_data_that_are_not_whole_have_no_metadata(tmp_path, monkeypatch):
