@@ -39,6 +39,7 @@ class How:
     dtype: torch.dtype
     variant: str | None
     scheduler_defaults: Mapping[str, Any]
+    model: str = ""  # the `_class_name` of the folder
 
 
 OF_PIXELS = {"low_res_scheduler"}
@@ -110,6 +111,16 @@ def _network(cls: type[Model[Any]]) -> Callable[[Path, How], Any]:
     return load
 
 
+def _vq_model(folder: Path, how: How) -> Any:
+    vae: VQModel = _network(VQModel)(folder, how)
+    if how.model == "LDMSuperResolutionPipeline" and vae.config.scaling_factor == UNUSED_SCALE:
+        vae.config = replace(vae.config, scaling_factor=1.0)
+    return vae
+
+
+UNUSED_SCALE = 0.18215
+"""What diffusers writes into a VQModel's config by default, and never applies in super-resolution."""
+
 LIBRARY_OF = {
     "CLIPTextModel": "transformers",
     "CLIPTokenizer": "transformers",
@@ -122,7 +133,7 @@ LIBRARY_OF = {
 
 LOADERS: dict[tuple[str, str], Callable[[Path, How], Any]] = {
     ("diffusers", "AutoencoderKL"): _network(AutoencoderKL),
-    ("diffusers", "VQModel"): _network(VQModel),
+    ("diffusers", "VQModel"): _vq_model,
     ("diffusers", "UNet2DConditionModel"): _unet,
     ("diffusers", "UNet2DModel"): _network(UNet2DModel),
     ("latentgen", "ClassEmbedder"): _network(ClassEmbedder),
@@ -205,6 +216,7 @@ def load_components(
         loaders[component] = LOADERS[entry[0], entry[1]]
         if not component_path(folder, name).is_dir():
             raise WeightsError(f"{folder} lacks the folder {name}, which {INDEX} promises: fetch the whole model.")
+    how = replace(how, model=index["_class_name"])
     return {c: loaders[c](folder / names[c], how) if c in loaders else given[c] for c in given}
 
 
