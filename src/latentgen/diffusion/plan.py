@@ -5,7 +5,10 @@ Letters: at knot i the latents are `x = alphas[i] * x0 + sigmas[i] * eps`. Plain
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -32,3 +35,16 @@ class Plan:
         if not 0 <= start < len(self):
             raise ValueError(f"start={start} is outside the plan's knots 0 to {len(self) - 1}.")
         return replace(self, timesteps=self.timesteps[start:], alphas=self.alphas[start:], sigmas=self.sigmas[start:])
+
+    def back(self, i: int, latents: Tensor, noise: Tensor) -> Tensor:
+        """Latents of knot i + 1, made as noisy as knot i again (Lugmayr et al. 2022, algorithm 1, line 9).
+
+        With `a = alphas[i] / alphas[i + 1]`, `a x + sqrt(sigmas[i]^2 - a^2 sigmas[i + 1]^2) noise`.
+
+        Args:
+            i: a step, in [0, n).
+            latents: (B, C, h, w) at knot i + 1.
+            noise: (B, C, h, w) standard normal.
+        """
+        a = self.alphas[i] / self.alphas[i + 1]
+        return a * latents + math.sqrt(max(self.sigmas[i] ** 2 - (a * self.sigmas[i + 1]) ** 2, 0.0)) * noise

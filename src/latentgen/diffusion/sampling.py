@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -14,7 +14,8 @@ Denoise = Callable[[Tensor, int], Prediction]
 """`denoise(latents, i)`: what the network believes of (B, C, h, w) float32 latents at knot i of the plan."""
 
 Noise = Callable[[int], Tensor]
-"""`noise(i)`: fresh standard normal noise for step i, (B, C, h, w) float32. Called at most once a step, in order."""
+"""`noise(i)`: fresh standard normal noise for step i, (B, C, h, w) float32. Called in order, at most once each time that a step
+is taken or taken back."""
 
 
 class Solver(Protocol):
@@ -47,6 +48,7 @@ def sample(
     *,
     noise: Noise,
     constrain: Callable[[Tensor, int], Tensor] | None = None,
+    repeats: Sequence[int] | None = None,
     on_step: Callable[[StepEvent], Tensor] | None = None,
 ) -> Tensor:
     """Walk `plan` from its noisiest knot to its cleanest and return the latents there, (B, C, h, w).
@@ -58,13 +60,18 @@ def sample(
         plan: what `scheduler.plan(n)` gave, or its tail.
         noise: fresh noise for stochastic solvers.
         constrain: puts back what is known after a step: `constrain(latents, knot reached)`.
+        repeats: (n,) how often each step is taken, its start made anew each time by putting noise back (Lugmayr et al. 2022,
+            section 4.2); None is once. A solver that remembers steps begins anew each time.
         on_step: sees each `StepEvent` and returns the latents to go on with; may raise `StopSampling`.
     """
     carry = None  # a multistep solver's history: explicit, never on the scheduler
     for i in range(len(plan)):
-        latents, carry = scheduler.step(denoise, latents, i, plan, carry, noise)
-        if constrain is not None:
-            latents = constrain(latents, i + 1)
+        for left in reversed(range(repeats[i] if repeats else 1)):
+            latents, carry = scheduler.step(denoise, latents, i, plan, carry, noise)
+            if constrain is not None:
+                latents = constrain(latents, i + 1)
+            if left:
+                latents, carry = plan.back(i, latents, noise(i)), None
         if on_step is not None:
             try:
                 latents = on_step(StepEvent(i, plan.timesteps[i], latents))

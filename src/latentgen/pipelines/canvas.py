@@ -95,6 +95,27 @@ def soft_mask(mask: Tensor, blur: float) -> Tensor:
     return depth / width
 
 
+def filled(pictures: Tensor, masks: Tensor) -> Tensor:
+    """Pictures whose masked part is painted over with the colours around it, smoothly, (N, 3, H, W).
+
+    Pull and push (Gortler et al. 1996, section 3.4): means of what is known, at half the size again and again, fill what has no
+    known pixel one size above.
+
+    Args:
+        pictures: (N, 3, H, W).
+        masks: (N, 1, H, W), 1 where they are painted over.
+    """
+    known = 1 - masks
+    if bool(known.all()) or min(pictures.shape[-2:]) < 2:
+        return pictures
+    size = (-(-pictures.shape[-2] // 2), -(-pictures.shape[-1] // 2))
+    share = F.adaptive_avg_pool2d(known, size)
+    means = F.adaptive_avg_pool2d(pictures * known, size) / share.clamp(min=1e-6)
+    coarse = filled(means, (share == 0).float())
+    fine = F.interpolate(coarse, pictures.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(masks > 0, fine, pictures)
+
+
 def surroundings(mask: Tensor, padding: int, aspect: float) -> Region:
     """The smallest part of a picture that holds its mask (H, W) and `padding` pixels around, with a side ratio near `aspect`.
 

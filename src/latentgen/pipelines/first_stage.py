@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latentgen.models.autoencoder_kl import AutoencoderKL, Posterior
 from latentgen.models.first_stage import FirstStage
+from latentgen.models.vq_model import VQModel
 from latentgen.runtime.tiling import Tiling, in_tiles
 from latentgen.runtime.warn import warn_user
 
@@ -26,6 +27,15 @@ def encode(vae: AutoencoderKL, pixels: Tensor, tiling: Tiling) -> Posterior:
     Raises:
         FloatingPointError: if it is not finite in float32 either.
     """
+    return Posterior(_encode(vae, pixels, tiling))
+
+
+def encode_codes(vae: VQModel, pixels: Tensor, tiling: Tiling) -> Tensor:
+    """Pixels (N, 3, H, W) in [0, 1] to unscaled latents (N, C, h, w), not rounded to the codebook, in float32: as `encode`."""
+    return _encode(vae, pixels, tiling)
+
+
+def _encode(vae: FirstStage[Any], pixels: Tensor, tiling: Tiling) -> Tensor:
     pictures = pixels * 2 - 1
     moments = _moments(vae, pictures, tiling)
     if not bool(moments.isfinite().all()) and vae.dtype != torch.float32:
@@ -33,11 +43,13 @@ def encode(vae: AutoencoderKL, pixels: Tensor, tiling: Tiling) -> Posterior:
         moments = _moments(copy.deepcopy(vae, {id(vae.decoder): None}).float(), pictures, tiling)
     if not bool(moments.isfinite().all()):
         raise FloatingPointError("the encoder (vae) gave values that are not finite, in float32: check its weights.")
-    return Posterior(moments)
+    return moments
 
 
-def _moments(vae: AutoencoderKL, pictures: Tensor, tiling: Tiling) -> Tensor:
+def _moments(vae: Any, pictures: Tensor, tiling: Tiling) -> Tensor:
     def network(part: Tensor) -> Tensor:
+        if isinstance(vae, VQModel):
+            return vae.encode(part)
         posterior = vae.encode(part)
         return torch.cat([posterior.mean, posterior.logvar], dim=1)
 

@@ -153,6 +153,7 @@ LOADED_BY = {
     "StableDiffusionUpscalePipeline": "SuperResPipeline",
     "LDMPipeline": "UnconditionalPipeline",
     "LDMSuperResolutionPipeline": "SuperResPipeline",
+    "LDMInpaintPipeline": "InpaintPipeline",
     "Class2ImagePipeline": "Class2ImagePipeline",
 }
 """What loads a class, for the pipelines that do not to say so."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from latentgen.diffusion.noise import NoiseStream
 from latentgen.diffusion.plan import Plan
-from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.models.first_stage import FirstStage
 from latentgen.models.unet import UNet2DConditionModel
-from latentgen.pipelines.canvas import Canvas
-from latentgen.pipelines.first_stage import encode
+from latentgen.models.unet2d import UNet2DModel
+from latentgen.models.vq_model import VQModel
+from latentgen.pipelines.canvas import Canvas, filled
+from latentgen.pipelines.first_stage import encode, encode_codes
 from latentgen.pipelines.inputs import (
     check_choice,
     check_count,
@@ -24,6 +26,7 @@ from latentgen.pipelines.inputs import (
     check_size,
     count_pairs,
     is_whole,
+    refuse,
     resolve_seeds,
 )
 from latentgen.pipelines.output import ImageOutput, OutputType, of_type
@@ -41,6 +44,12 @@ if TYPE_CHECKING:
 
 Picture = Image.Image | np.ndarray | Tensor
 
+MaskedContent = Literal["original", "fill"]
+MASKED_CONTENTS: tuple[MaskedContent, ...] = ("original", "fill")
+
+RESAMPLED_ABOVE = 0.3
+"""Steps that end with less noise than this are taken once, whatever `repeats` says: they draw details, which suffer from it."""
+
 
 class InpaintPipeline(Pipeline):
     """Pictures of which a part is drawn anew.
@@ -50,32 +59,44 @@ class InpaintPipeline(Pipeline):
 
     The UNet may be an inpainting model's, which is shown the mask and what is around it (9 channels for 4 of latents), or any
     text-to-image model's: the known part is then put back into the latents after every step, as noisy as they are
-    (Lugmayr et al. 2022, section 4.1, without its resampling).
+    (Lugmayr et al. 2022, section 4.1; with `repeats`, 4.2 too). LDM's own inpainting model (LDM, section 4.5) is shown both as
+    well and knows no texts: it has no `text_encoder` and no `tokenizer`.
     """
 
     component_kinds: ClassVar[dict[str, str]] = {
-        "vae": "latentgen.AutoencoderKL",
+        "vae": "latentgen.FirstStage",
         "text_encoder": "transformers.CLIPTextModel",
         "tokenizer": "transformers.CLIPTokenizer",
-        "unet": "latentgen.UNet2DConditionModel",
+        "unet": "latentgen.UNet2DConditionModel or latentgen.UNet2DModel",
         "scheduler": "latentgen.schedulers.Scheduler",
     }
+    optional: ClassVar[frozenset[str]] = frozenset({"text_encoder", "tokenizer"})
     folder_classes: ClassVar[tuple[str, ...]] = (
         "StableDiffusionInpaintPipeline",
         "StableDiffusionPipeline",
         "StableDiffusionImg2ImgPipeline",
+        "LDMInpaintPipeline",
     )
+
+    vae: Any
+    unet: Any
 
     def __init__(
         self,
         *,
-        vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        unet: UNet2DConditionModel,
+        vae: FirstStage[Any],
+        unet: UNet2DConditionModel | UNet2DModel,
         scheduler: Scheduler,
+        text_encoder: CLIPTextModel | None = None,
+        tokenizer: CLIPTokenizer | None = None,
     ) -> None:
         """Put components together.
+
+        Args:
+            vae: an `AutoencoderKL` or a `VQModel`.
+            unet: a text-to-image model's, an inpainting model's, or LDM's, which attends to no texts.
+            scheduler: with the model's settings.
+            text_encoder, tokenizer: both, or neither for LDM's inpainting model.
 
         Raises:
             ValueError: if they do not fit one another.
@@ -88,17 +109,42 @@ class InpaintPipeline(Pipeline):
         self._check_fit()
 
     def _check_fit(self) -> None:
-        channels = self.vae.config.latent_channels
-        check_unet_channels(self.unet, self.vae, channels, 2 * channels + 1)
-        check_text_width(self.text_encoder, self.unet)
+        channels = self.vae.config.embed_dim
+        if (self.text_encoder is None) != (self.tokenizer is None):
+            raise ValueError(
+                "text_encoder and tokenizer go together: give both, or neither for LDM's inpainting model."
+            )
+        if isinstance(self.unet, UNet2DConditionModel) != self._knows_texts:
+            raise ValueError(
+                f"the UNet is a {type(self.unet).__name__}: with a text encoder it must be a UNet2DConditionModel, without one a "
+                "UNet2DModel."
+            )
+        if self._knows_texts:
+            check_unet_channels(self.unet, self.vae, channels, 2 * channels + 1)
+            check_text_width(self.text_encoder, self.unet)
+            return
+        config = self.unet.config
+        if (config.in_channels, config.out_channels) != (2 * channels + 1, channels) or config.num_class_embeds:
+            fits = {channels: "UnconditionalPipeline", channels + 3: "SuperResPipeline"}.get(config.in_channels)
+            raise ValueError(
+                f"the UNet takes {config.in_channels} channels and gives {config.out_channels}; inpainting without texts needs "
+                f"{2 * channels + 1} (latents, those of the picture around the mask, and the mask) and {channels}"
+                + (f": {fits} takes it." if fits else ": it is of another task.")
+            )
+
+    @property
+    def _knows_texts(self) -> bool:
+        return self.text_encoder is not None
 
     @property
     def _folder_class(self) -> str:
+        if not self._knows_texts:
+            return "LDMInpaintPipeline"
         return self.folder_classes[0 if self._sees_the_mask else 1]
 
     @property
     def _sees_the_mask(self) -> bool:
-        return self.unet.config.in_channels != self.vae.config.latent_channels
+        return bool(self.unet.config.in_channels != self.vae.config.embed_dim)
 
     @torch.no_grad()
     def __call__(
@@ -108,6 +154,8 @@ class InpaintPipeline(Pipeline):
         mask_image: Picture | Sequence[Picture] | None = None,
         *,
         strength: float = 1.0,
+        repeats: int = 1,
+        masked_content: MaskedContent = "original",
         keep_unmasked: bool = True,
         mask_blur: float = 0.0,
         padding_mask_crop: int | None = None,
@@ -115,7 +163,7 @@ class InpaintPipeline(Pipeline):
         width: int | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         num_images_per_prompt: int = 1,
         seed: int | Sequence[int] | None = None,
@@ -133,13 +181,19 @@ class InpaintPipeline(Pipeline):
         """Draw a part of pictures anew.
 
         Args:
-            prompt: what to draw. Prompts and pictures go together: as many of each, or one of either for all of the other.
+            prompt: what to draw. Prompts and pictures go together: as many of each, or one of either for all of the other. LDM's
+                inpainting model knows no texts: leave it, and all that is about texts, out.
             image: one picture or a list: of PIL (any mode, turned as its EXIF says), arrays (H, W, 3) or tensors (3, H, W),
                 uint8 or floats in [0, 1]. Any size, which the result has too; a list has one size.
             mask_image: of the same size, in the same forms: what is brighter than half is drawn anew. One for all pictures, or
                 one for each. A mask without such a pixel gives the picture back, with a warning.
             strength: in (0, 1]: of n steps the last `floor(n * strength)` are run, from the picture noised to where they
                 begin; 1 starts from noise alone.
+            repeats: at least 1: how often each of the earlier steps is taken, while there is more noise than that of a tenth of
+                the picture, its start made anew each time (Lugmayr et al. 2022, section 4.2). What is drawn then agrees
+                better with what is around it. For UNets that are not shown the mask; it costs as many times the work.
+            masked_content: what a `strength` below 1 starts from under the mask: "original", or "fill", the colours around it,
+                from which nothing of the old picture can come back.
             keep_unmasked: every pixel outside the mask is the picture's, bit for bit; False leaves what the decoder gives, which
                 differs a little everywhere.
             mask_blur: at least 0: how many pixels wide the seam between old and new is, inside the mask.
@@ -148,7 +202,7 @@ class InpaintPipeline(Pipeline):
             height, width: with `padding_mask_crop`, the size to draw in; None is the size that the model was trained on.
             negative_prompt: what to stay away from; one for all prompts or one for each.
             num_inference_steps: n, in [1, trained timesteps].
-            guidance_scale: at least 0; 1 follows the prompt without guidance (Ho and Salimans 2022).
+            guidance_scale: at least 0; 1 follows the prompt without guidance (Ho and Salimans 2022); None is 7.5.
             guidance_rescale: in [0, 1], against overexposure (Lin et al. 2024, section 3.4).
             num_images_per_prompt: for each pair of prompt and picture, at least 1: the results are ordered by pair, then by
                 image.
@@ -169,13 +223,24 @@ class InpaintPipeline(Pipeline):
             ValueError: for an argument that breaks its rule.
             FloatingPointError: if a network gives values that are not finite.
         """
+        if not self._knows_texts:
+            refuse(
+                "this model is shown the mask and the picture around it alone (LDM's inpainting)",
+                prompt=prompt or None,
+                negative_prompt=negative_prompt or None,
+                guidance_scale=None if guidance_scale == 1 else guidance_scale,
+                guidance_rescale=guidance_rescale or None,
+                prompt_embeds=prompt_embeds,
+                negative_prompt_embeds=negative_prompt_embeds,
+                clip_skip=clip_skip,
+            )
         call = begin(
             self,
             self.vae,
             num_inference_steps=num_inference_steps,
             scheduler=scheduler,
             eta=eta,
-            guidance_scale=guidance_scale,
+            guidance_scale=(7.5 if self._knows_texts else 1.0) if guidance_scale is None else guidance_scale,
             guidance_rescale=guidance_rescale,
             tiling=tiling,
             output_type=output_type,
@@ -185,16 +250,21 @@ class InpaintPipeline(Pipeline):
         per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
         mask_blur = check_number("mask_blur", mask_blur, 0)
         check_choice("keep_unmasked", keep_unmasked, (True, False))
+        check_choice("masked_content", masked_content, MASKED_CONTENTS)
+        if check_count("repeats", repeats) > 1 and self._sees_the_mask:
+            raise ValueError(f"repeats={repeats} is for a UNet that is not shown the mask; this one is: leave it out.")
         if mask_blur and not keep_unmasked:
             warn_user("keep_unmasked=False leaves nothing to blend with: mask_blur has no effect.")
         first = first_knot(strength, call.plan)
         plan = call.plan.tail(first)
         canvas = self._canvas(image, mask_image, padding_mask_crop, height, width)
-        condition = condition_on_text(
-            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
-        )
-        pairs = count_pairs(len(condition.positive), len(canvas.pictures))
-        condition = condition.expanded(pairs).repeated(per_pair)
+        condition, pairs = None, len(canvas.pictures)
+        if self._knows_texts:
+            condition = condition_on_text(
+                self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
+            )
+            pairs = count_pairs(len(condition.positive), len(canvas.pictures))
+            condition = condition.expanded(pairs).repeated(per_pair)
         count = pairs * per_pair
         seeds = resolve_seeds(seed, generator, count)
         pictures = [k // per_pair if len(canvas.pictures) > 1 else 0 for k in range(count)]
@@ -216,21 +286,28 @@ class InpaintPipeline(Pipeline):
         shown, masks = canvas.shown.to(self.device), canvas.shown_masks.to(self.device)
         factor = self.vae.config.factor
         cells = F.max_pool2d(masks, factor)[pictures]  # a latent of which any pixel is to be drawn is drawn
-        noise = NoiseStream(seeds, (self.vae.config.latent_channels, *cells.shape[2:]), self.device)
+        noise = NoiseStream(seeds, (self.vae.config.embed_dim, *cells.shape[2:]), self.device)
 
         def latents_of(pixels: Tensor) -> Tensor:
-            return self.vae.scale(
-                encode(self.vae, pixels, call.tiling).expanded(pairs).repeated(per_pair).sample(noise.draw())
-            )
+            if isinstance(self.vae, VQModel):
+                codes = encode_codes(self.vae, pixels, call.tiling)
+                return self.vae.scale(codes.expand(pairs, -1, -1, -1).repeat_interleave(per_pair, 0))
+            posterior = encode(self.vae, pixels, call.tiling).expanded(pairs).repeated(per_pair)
+            return self.vae.scale(posterior.sample(noise.draw()))
 
-        x0 = latents_of(shown) if first > 0 or not self._sees_the_mask else None
+        before = filled(shown, masks) if masked_content == "fill" else shown
+        x0 = latents_of(before) if first > 0 or not self._sees_the_mask else None
         eps = noise.draw()
         start = eps * plan.start_scale if x0 is None or first == 0 else plan.alphas[0] * x0 + plan.sigmas[0] * eps
-        extra = (
-            torch.cat([cells, latents_of(shown * (1 - masks) + 0.5 * masks)], dim=1) if self._sees_the_mask else None
-        )
-        constrain = None if x0 is None or self._sees_the_mask else keeping(x0, eps, cells, plan)
-        final = call.sample(start, noise, condition, plan=plan, extra=extra, constrain=constrain)
+        extra = constrain = None
+        if not self._knows_texts:  # as in LDM's script: masked pixels are black, and the mask is of -1 and 1
+            extra = torch.cat([latents_of(shown * (1 - masks)), cells * 2 - 1], dim=1)
+        elif self._sees_the_mask:
+            extra = torch.cat([cells, latents_of(shown * (1 - masks) + 0.5 * masks)], dim=1)
+        elif x0 is not None:
+            constrain = keeping(x0, eps, cells, plan)
+        again = [repeats if sigma > RESAMPLED_ABOVE else 1 for sigma in plan.sigmas[1:]]
+        final = call.sample(start, noise, condition, plan=plan, extra=extra, constrain=constrain, repeats=again)
         return call.output(final, seeds, finish=put_back)
 
     def _canvas(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,7 @@ class Call:
         extra: Tensor | None = None,
         class_label: int | None = None,
         constrain: Callable[[Tensor, int], Tensor] | None = None,
+        repeats: Sequence[int] | None = None,
     ) -> Tensor:
         """Denoise latents and return the final ones, (B, C, h, w) float32.
 
@@ -86,7 +87,7 @@ class Call:
             condition: what the UNet attends to; None for a network without.
             plan: a part of the run; None is the whole of it.
             extra, class_label: see `Denoiser`.
-            constrain: see `latentgen.diffusion.sample`.
+            constrain, repeats: see `latentgen.diffusion.sample`.
 
         Raises:
             FloatingPointError: for latents, or outputs of the UNet, that are not finite.
@@ -111,7 +112,16 @@ class Call:
                 bar.update()
                 return event.latents if self.callback is None else _call_back(self.pipe, self.callback, event)
 
-            latents = sample(self.solver, denoiser, latents, plan, noise=noise, constrain=constrain, on_step=on_step)
+            latents = sample(
+                self.solver,
+                denoiser,
+                latents,
+                plan,
+                noise=noise,
+                constrain=constrain,
+                repeats=repeats,
+                on_step=on_step,
+            )
         denoiser.check_outputs()
         check_finite(
             latents, "the latents after the last step", "check the callback that replaced them, or the scheduler"
