@@ -105,3 +105,49 @@ def test_a_tail_begins_at_a_knot_with_a_step(start):
 
 def test_a_walked_tail_is_the_end_of_the_walk():
     assert sample(Halver(), denoise, torch.full((1, 1, 1, 1), 8.0), plan().tail(1), noise=lambda i: 0.0).item() == run()
+
+
+def test_a_step_back_has_the_noise_of_its_knot():
+    """From x = a1 x0 + s1 e1 to knot i: the part of x0 is a0, and the variance of the rest s0^2."""
+    places = Plan((500.0, 250.0), (0.3, 0.6, 0.9), (0.95, 0.8, 0.43))
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(1, 1, 500, 500, generator=generator) for _ in range(2))
+    for i in range(2):
+        latents = places.alphas[i + 1] * 7 + places.sigmas[i + 1] * first
+        back = places.back(i, latents, second)
+        assert float(back.mean()) == pytest.approx(places.alphas[i] * 7, abs=0.01)
+        assert float(back.std()) == pytest.approx(places.sigmas[i], abs=0.01)
+
+
+def test_from_a_start_in_pure_noise_nothing_is_kept():
+    noise = torch.randn(1, 1, 4, 4)
+    assert torch.equal(Plan((999.0,), (0.0, 0.5), (1.0, 0.87)).back(0, torch.randn(1, 1, 4, 4), noise), noise)
+
+
+def test_repeated_steps_begin_anew():
+    """Step 1 is taken three times: what it has reached goes back by the plan's own rule, and its solver forgets."""
+    knots, calls = plan(), []
+
+    class Remembering(Halver):
+        def step(self, denoise, latents, i, plan, carry, noise):
+            calls.append((i, latents.item(), carry))
+            return latents / 2, (carry or 0) + 1
+
+    x = 16.0
+    expected = [(0, x, None)]
+    x /= 2
+    for again in range(3):
+        expected.append((1, pytest.approx(x), 1 if again == 0 else None))
+        x /= 2
+        if again < 2:
+            x = knots.back(1, torch.tensor(x), torch.tensor(0.0)).item()
+    expected.append((2, pytest.approx(x), 1))
+    sample(
+        Remembering(),
+        denoise,
+        torch.full((1, 1, 1, 1), 16.0),
+        Plan(knots.timesteps[:3], knots.alphas[:4], knots.sigmas[:4]),
+        noise=lambda i: torch.zeros(1, 1, 1, 1),
+        repeats=[1, 3, 1],
+    )
+    assert calls == expected

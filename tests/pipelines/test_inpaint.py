@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_sd import scatter
 
-from latentgen import extend_canvas
+from latentgen import DDIMScheduler, UNet2DModel, VQModel, extend_canvas
+from latentgen.diffusion.noise import NoiseStream
 from latentgen.models.unet import UNet2DConditionModel
-from latentgen.pipelines.canvas import Canvas, soft_mask, surroundings
+from latentgen.pipelines.canvas import Canvas, filled, soft_mask, surroundings
 from latentgen.pipelines.inpaint import InpaintPipeline
 from latentgen.pipelines.text2image import Text2ImagePipeline
 from latentgen.weights.errors import WeightsError
@@ -300,3 +302,112 @@ def test_no_warnings_in_an_ordinary_call(inpaint):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         inpaint("a cat", picture(), mask(), **CALL)
+
+
+def test_repeats_change_the_picture_and_not_what_seeds_mean(inpaint):
+    call = {**CALL, "output_type": "pt", "eta": 0.3}
+    once, thrice = (inpaint("a cat", picture(), mask(), repeats=r, **call).images for r in (1, 3))
+    assert not torch.equal(once, thrice)
+    both = inpaint(["a", "a cat"], picture(), mask(), repeats=3, **{**call, "seed": [8, 3]}).images
+    assert torch.allclose(both[1], thrice[0], rtol=0, atol=1e-4)
+
+
+def test_a_network_that_sees_the_mask_repeats_nothing(nine):
+    with pytest.raises(ValueError, match="repeats=2 is for a UNet that is not shown the mask; this one is"):
+        nine("a cat", picture(), mask(), repeats=2, **CALL)
+    with pytest.raises(ValueError, match="repeats=0 must be a whole number of at least 1"):
+        nine("a cat", picture(), mask(), repeats=0, **CALL)
+
+
+def test_a_filled_start_has_nothing_of_what_was_under_the_mask(inpaint):
+    """Two pictures that differ under the mask alone: with "fill" they become one."""
+    image, area = picture(), mask()
+    other = Image.composite(Image.new("RGB", image.size, "red"), image, area)
+    call = {**CALL, "strength": 0.5, "output_type": "pt"}
+    kept = [inpaint("a cat", p, area, **call).images for p in (image, other)]
+    anew = [inpaint("a cat", p, area, masked_content="fill", **call).images for p in (image, other)]
+    assert not torch.equal(*kept)
+    assert torch.equal(*anew)
+    with pytest.raises(ValueError, match="masked_content='noise' must be one of 'original', 'fill'"):
+        inpaint("a cat", image, area, masked_content="noise", **CALL)
+
+
+def test_what_is_filled_is_between_the_colours_around_it():
+    pictures = torch.zeros(1, 3, 24, 40)
+    pictures[:, 0], pictures[:, :, 6:14, 10:30] = torch.linspace(0.2, 0.8, 40), 1.0
+    masks = torch.zeros(1, 1, 24, 40)
+    masks[..., 6:14, 10:30] = 1
+    result = filled(pictures, masks)
+    assert torch.equal(result * (1 - masks), pictures * (1 - masks))
+    inside = result[..., 6:14, 10:30]
+    assert float(inside[:, 1:].abs().max()) == 0
+    assert 0.2 < float(inside[:, 0].min()) < 0.5 < float(inside[:, 0].max()) < 0.8
+    assert bool((inside[:, 0].diff(dim=-1) >= -1e-6).all())
+
+
+@pytest.fixture(scope="module")
+def ldm():
+    """The form of LDM's inpainting model: a codebook, 3 + 3 + 1 channels, no text."""
+    torch.manual_seed(0)
+    vae = {"block_out_channels": [8, 8, 8], "norm_num_groups": 4, "down_block_types": ["DownEncoderBlock2D"] * 3,
+           "up_block_types": ["UpDecoderBlock2D"] * 3, "latent_channels": 3, "num_vq_embeddings": 32,
+           "scaling_factor": 1.0}  # fmt: skip
+    unet = {"in_channels": 7, "out_channels": 3, "sample_size": 8, "block_out_channels": [16, 16], "norm_num_groups": 4,
+            "layers_per_block": 1, "attention_head_dim": 8, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+            "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "downsample_type": "resnet", "upsample_type": "resnet"}  # fmt: skip
+    scheduler = DDIMScheduler(
+        clip_sample=False, steps_offset=0, beta_start=0.0015, beta_end=0.0205, beta_schedule="scaled_linear"
+    )
+    parts = {"vae": scatter(VQModel.from_config(vae)), "unet": scatter(UNet2DModel.from_config(unet))}
+    pipe = InpaintPipeline(scheduler=scheduler, **{name: part.eval() for name, part in parts.items()})
+    pipe.show_progress = False
+    return pipe
+
+
+@torch.no_grad()
+def test_ldms_inpainting_is_that_of_its_script(ldm):
+    """scripts/inpaint.py, written out: masked pixels are black, the mask goes from -1 to 1, and the rest is pasted back."""
+    area = mask((8, 4, 20, 16))  # on the latents' cells
+    known, white = tensor_of(area)[None], torch.from_numpy(np.asarray(picture()).copy()).permute(2, 0, 1)[None] / 255
+    masked = ldm.vae.encode((1 - known) * white * 2 - 1)
+    small = torch.nn.functional.interpolate(known * 2 - 1, masked.shape[-2:])
+    alphas = ldm.scheduler.schedule.alphas_cumprod
+    x = NoiseStream([3], (3, 8, 8)).draw()
+    for t in (750, 500, 250, 0):
+        eps = ldm.unet(torch.cat([x, masked, small], dim=1), t)
+        before = alphas[t - 250] if t else torch.tensor(1.0)
+        x = before.sqrt() * (x - (1 - alphas[t]).sqrt() * eps) / alphas[t].sqrt() + (1 - before).sqrt() * eps
+    expected = (1 - known) * white + known * (ldm.vae.decode(x) / 2 + 0.5).clamp(0, 1)
+    drawn = ldm(image=picture(), mask_image=area, num_inference_steps=4, seed=3, output_type="pt").images
+    assert torch.allclose(drawn, expected, rtol=0, atol=1e-4)
+    assert torch.equal(drawn * (1 - known), white * (1 - known))
+
+
+@pytest.mark.filterwarnings("ignore:.*steps_offset=0, unusual for a latent model")  # it is so in LDM's scripts
+def test_ldms_inpainting_has_no_texts_and_is_kept_in_a_folder(ldm, tmp_path):
+    ldm.save_pretrained(tmp_path / "model")
+    again = InpaintPipeline.from_pretrained(tmp_path / "model", device="cpu", dtype="float32")
+    assert again.text_encoder is None
+    call = {"image": picture(), "mask_image": mask(), "num_inference_steps": 2, "seed": 1, "show_progress": False}
+    assert np.array_equal(*(np.asarray(p(**call).images[0]) for p in (ldm, again)))
+    with pytest.raises(ValueError, match="prompt, guidance_scale cannot be used: this model is shown the mask and"):
+        ldm("a cat", guidance_scale=3.0, **call)
+    with pytest.raises(WeightsError, match="Use InpaintPipeline"):
+        Text2ImagePipeline.from_pretrained(tmp_path / "model")
+
+
+def test_what_does_not_fit_ldms_inpainting_is_named(ldm, inpaint):
+    def unet(channels):
+        return UNet2DModel(dataclasses.replace(ldm.unet.config, in_channels=channels))
+
+    for channels, words in (
+        (3, ": UnconditionalPipeline takes it"),
+        (6, ": SuperResPipeline takes it"),
+        (5, "another task"),
+    ):
+        with pytest.raises(ValueError, match=f"the UNet takes {channels} channels and gives 3; inpainting .*{words}"):
+            InpaintPipeline.from_pipe(ldm, unet=unet(channels))
+    with pytest.raises(ValueError, match="the UNet is a UNet2DModel: with a text encoder it must be"):
+        InpaintPipeline.from_pipe(inpaint, unet=ldm.unet)
+    with pytest.raises(ValueError, match="text_encoder and tokenizer go together"):
+        InpaintPipeline(**{**inpaint.components, "tokenizer": None})

@@ -47,7 +47,7 @@ Picture = Image.Image | np.ndarray | Tensor
 MaskedContent = Literal["original", "fill"]
 MASKED_CONTENTS: tuple[MaskedContent, ...] = ("original", "fill")
 
-RESAMPLED_ABOVE = 0.3
+RESAMPLED_ABOVE = 0.5
 """Steps that end with less noise than this are taken once, whatever `repeats` says: they draw details, which suffer from it."""
 
 
