@@ -50,9 +50,14 @@ def tasks() -> str:
     rows += [f"| {name} | {100 * share:.1f} % |" for name, share in result["shares"].items()]
     rows += [
         "",
-        f"{result['cases']} cases of each, {result['steps']} DDIM steps, guidance scale {result['guidance_scale']:g}.",
+        f"{result['cases']} cases of each. Image to image: {result['steps']} DDIM steps, guidance scale "
+        f"{result['guidance_scale']:g}. Inpainting: {_settings(result['inpainting'])}.",
     ]
     return "\n".join(rows)
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items())
 
 
 def superres() -> str:
@@ -62,19 +67,6 @@ def superres() -> str:
     for name, row in result["rows"].items():
         rows.append(f"| {name} | {row['psnr']:.2f} dB | {100 * row['colours and shapes read']:.1f} % |")
     rows += ["", f"{result['scenes']} scenes, {result['steps']} DDIM steps, {result['dtype']}."]
-    return "\n".join(rows)
-
-
-def classes() -> str:
-    """How often the class that was asked for is read, by guidance."""
-    result = read("classes.json")
-    rows = ["| guidance scale | class read |", "| --- | --- |"]
-    rows += [f"| {point['guidance_scale']:g} | {100 * point['share']:.1f} % |" for point in result["curve"]]
-    scales = ", ".join(f'"{point["guidance_scale"]:g}"' for point in result["curve"])
-    shares = ", ".join(f"{100 * point['share']:.1f}" for point in result["curve"])
-    rows += ["", "```mermaid", "xychart-beta", f'    x-axis "guidance scale" [{scales}]', '    y-axis "class read, %"',
-             f"    line [{shares}]", "```", "",
-             f"{result['pictures']} pictures at each, {result['steps']} DDIM steps, {result['dtype']}."]  # fmt: skip
     return "\n".join(rows)
 
 
@@ -140,7 +132,6 @@ FIGURES: dict[str, Callable[[], str]] = {
     "parity": parity,
     "tasks": tasks,
     "superres": superres,
-    "classes": classes,
     "large": large,
     "summary": summary,
     "benchmark_cpu": lambda: benchmark("benchmarks.json"),

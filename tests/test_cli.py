@@ -192,7 +192,7 @@ def test_a_part_is_drawn_anew_and_the_rest_stays(folder, tmp_path, photo):
     area[4:12, 6:18] = 255
     Image.fromarray(area).save(tmp_path / "mask.png")
     out = tmp_path / "painted.png"
-    assert run("inpaint", folder, photo, "a star", "--mask", tmp_path / "mask.png", "-o", out) == 0
+    assert run("inpaint", folder, photo, "a star", "--mask", tmp_path / "mask.png", "--repeats", 2, "-o", out) == 0
     drawn, before = np.asarray(Image.open(out)), np.asarray(Image.open(photo))
     assert np.array_equal(drawn[area == 0], before[area == 0])
     assert not np.array_equal(drawn[area > 0], before[area > 0])
@@ -219,6 +219,19 @@ def test_a_class_is_drawn_by_name_or_number(folder, tmp_path, capsys):
     assert "the class 'cat' is not known: names are ring, star" in capsys.readouterr().err
     assert run("generate", model, "--class", "star", "--negative", "ring", "-o", tmp_path / "d.png") == 1
     assert "--negative is a text, and --class draws without one" in capsys.readouterr().err
+
+
+def test_no_class_model_is_bundled(capsys, nothing_is_loaded):
+    assert main(["generate", "--class", "star"]) == 1
+    assert "--class needs a model of classes: name one with --model" in capsys.readouterr().err
+
+
+def test_a_picture_is_enlarged_by_the_bundled_model(tmp_path, capsys):
+    Image.new("RGB", (12, 8), "olive").save(tmp_path / "small.png")
+    arguments = ["upscale", str(tmp_path / "small.png"), "--steps", "2", "--quiet", "-o", str(tmp_path / "large.png")]
+    assert main(arguments) == 0, capsys.readouterr().err
+    assert Image.open(tmp_path / "large.png").size == (48, 32)
+    assert read_record(tmp_path / "large.png")["model"] == "bundled"
 
 
 def test_a_picture_is_enlarged(tmp_path, photo, capsys):

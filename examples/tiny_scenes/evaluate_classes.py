@@ -1,6 +1,6 @@
-"""Measures the bundled class model: how often the checker reads the class that was asked for, by guidance scale.
+"""Measures a class model: how often the checker reads the class that was asked for, by guidance scale.
 
-python examples/tiny_scenes/evaluate_classes.py --json docs/classes.json --grid docs/classes.png
+python examples/tiny_scenes/evaluate_classes.py runs/tiny_scenes/classes_diffusion/model --grid classes.png
 python docs/figures.py
 """
 
@@ -15,7 +15,7 @@ from evaluate_tasks import save_grid
 from PIL import Image
 from tqdm import tqdm
 
-from latentgen import Class2ImagePipeline, bundled_model
+from latentgen import Class2ImagePipeline
 
 BATCH = 32
 
@@ -45,7 +45,7 @@ def is_of(picture: Image.Image, name: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=None, help="model folder (default: the bundled one)")
+    parser.add_argument("model", type=Path, help="model folder")
     parser.add_argument("--each", type=int, default=32, help="pictures of every class (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps (default: %(default)s)")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0, 4.0, 5.0])
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, default=None, help="write a row of pictures for each scale there")
     arguments = parser.parse_args()
 
-    pipe = Class2ImagePipeline.from_pretrained(arguments.model or bundled_model("class"), dtype=arguments.dtype)
+    pipe = Class2ImagePipeline.from_pretrained(arguments.model, dtype=arguments.dtype)
     curve, rows = [], []
     for guidance in arguments.guidance:
         drawn = draw(pipe, arguments.each, arguments.steps, guidance)

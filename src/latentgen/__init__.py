@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         ImageOutput,
         Img2ImgPipeline,
         InpaintPipeline,
+        Layout2ImagePipeline,
+        Semantic2ImagePipeline,
         SuperResPipeline,
         Text2ImagePipeline,
         UnconditionalPipeline,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         LCMScheduler,
         PNDMScheduler,
     )
+    from latentgen.text import LayoutTokenizer
     from latentgen.weights import WeightsError
 
 _HOMES = {
@@ -49,6 +52,8 @@ _HOMES = {
         "ImageOutput",
         "Img2ImgPipeline",
         "InpaintPipeline",
+        "Layout2ImagePipeline",
+        "Semantic2ImagePipeline",
         "SuperResPipeline",
         "Text2ImagePipeline",
         "UnconditionalPipeline",
@@ -65,14 +70,15 @@ _HOMES = {
         "LCMScheduler",
         "PNDMScheduler",
     ),
+    "text": ("LayoutTokenizer",),
     "weights": ("WeightsError",),
 }
 _HOME_OF = {name: f"latentgen.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (by subject)
     "Text2ImagePipeline", "Img2ImgPipeline", "InpaintPipeline", "SuperResPipeline", "UnconditionalPipeline",
-    "Class2ImagePipeline", "extend_canvas", "Tiling", "ImageOutput",
-    "bundled_model", "StopSampling", "WeightsError",
+    "Class2ImagePipeline", "Layout2ImagePipeline", "Semantic2ImagePipeline", "extend_canvas", "Tiling", "ImageOutput",
+    "bundled_model", "LayoutTokenizer", "StopSampling", "WeightsError",
     "AutoencoderKL", "VQModel", "UNet2DConditionModel", "UNet2DModel",
     "DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler", "HeunDiscreteScheduler", "LCMScheduler", "PNDMScheduler",

@@ -116,12 +116,14 @@ def _add_generate(commands: Any) -> None:
     parser = commands.add_parser(
         "generate",
         help="draw pictures from a prompt, or of a class",
-        description="Draw pictures from a prompt, or of a class. Without --model, small bundled models draw shapes: "
-        '"a small red circle to the left of a large blue star, striped grey background", or --class star.',
+        description="Draw pictures from a prompt, or of a class. Without --model, a small bundled model draws shapes: "
+        '"a small red circle to the left of a large blue star, striped grey background".',
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("prompt", nargs="?", metavar="PROMPT", help='what to draw; "" draws without a condition')
-    what.add_argument("--class", dest="classes", metavar="NAME", help="draw this class, by its name or number")
+    what.add_argument(
+        "--class", dest="classes", metavar="NAME", help="draw this class, by its name or number (with --model)"
+    )
     add = parser.add_argument
     add("--height", type=_count, metavar="H", help="in pixels (default: what the model was trained on)")
     add("--width", type=_count, metavar="W", help="in pixels (default: what the model was trained on)")
@@ -156,6 +158,10 @@ def _add_inpaint(commands: Any) -> None:
         help="picture of the same size; what is brighter than half there is drawn anew")  # fmt: skip
     add("--strength", type=_share, default=1.0, metavar="S",
         help="above 0, at most 1: below 1, some of what is under the mask is kept (default: %(default)s)")  # fmt: skip
+    add("--repeats", type=_count, default=1, metavar="N",
+        help="take the earlier steps so often, for models that are not shown the mask (default: %(default)s)")  # fmt: skip
+    add("--masked-content", choices=("original", "fill"), default="original", metavar="WHAT",
+        help="original or fill: what a strength below 1 starts from under the mask (default: %(default)s)")  # fmt: skip
     add("--mask-blur", type=_scale, default=0.0, metavar="PIXELS",
         help="width of the seam between old and new, inside the mask (default: %(default)s)")  # fmt: skip
     add("--padding-mask-crop", type=_pixels, metavar="PIXELS",
@@ -280,7 +286,9 @@ def _generate(arguments: argparse.Namespace) -> None:
         return
     if arguments.negative is not None:
         raise ValueError("--negative is a text, and --class draws without one: leave it out.")
-    _draw(arguments, "Class2ImagePipeline", {"classes": arguments.classes} | size, task="class")
+    if arguments.model == BUNDLED:
+        raise ValueError("--class needs a model of classes: name one with --model; none ships with latentgen.")
+    _draw(arguments, "Class2ImagePipeline", {"classes": arguments.classes} | size)
 
 
 def _img2img(arguments: argparse.Namespace) -> None:
@@ -291,12 +299,17 @@ def _img2img(arguments: argparse.Namespace) -> None:
 def _inpaint(arguments: argparse.Namespace) -> None:
     settings = {
         "strength": arguments.strength,
+        "repeats": arguments.repeats,
+        "masked_content": arguments.masked_content,
         "mask_blur": arguments.mask_blur,
         "padding_mask_crop": arguments.padding_mask_crop,
         "keep_unmasked": not arguments.plain,
     }
     files = {"image": arguments.image, "mask_image": arguments.mask}
-    _draw(arguments, "InpaintPipeline", _of_text(arguments) | settings, files)
+    of_text = _of_text(arguments)
+    if not arguments.prompt and arguments.model != BUNDLED:  # LDM's model takes neither text nor guidance
+        of_text["guidance_scale"] = arguments.guidance_scale
+    _draw(arguments, "InpaintPipeline", of_text | settings, files)
 
 
 def _upscale(arguments: argparse.Namespace) -> None:

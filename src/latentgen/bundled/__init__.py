@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-MODELS = {"text": "tiny_scenes", "class": "tiny_shapes", "super_resolution": "tiny_scenes_x4"}
+MODELS = {"text": "tiny_scenes", "super_resolution": "tiny_scenes_x4"}
 """Folders by task, as the settings of a training run call it."""
 
 BUNDLED_GUIDANCE = (
@@ -15,16 +15,17 @@ def bundled_model(task: str = "text") -> Path:
 
     Args:
         task: "text" for `Text2ImagePipeline`, `Img2ImgPipeline` and `InpaintPipeline`: 128 x 128 pictures of one or two shapes,
-            for prompts such as "a small red circle to the left of a large blue star, striped grey background". "class" for
-            `Class2ImagePipeline`: one shape of a class such as "star". "super_resolution" for `SuperResPipeline`: such pictures
-            at 4 times the width and height, made for 32 x 32 pixels.
+            for prompts such as "a small red circle to the left of a large blue star, striped grey background".
+            "super_resolution" for `SuperResPipeline`: such pictures at 4 times the width and height, made for 32 x 32 pixels.
 
     Raises:
         ValueError: for a task that is not known.
         FileNotFoundError: if the package was installed without its data files.
     """
     if task not in MODELS:
-        raise ValueError(f"task={task!r} has no bundled model; use one of {', '.join(map(repr, MODELS))}.")
+        raise ValueError(
+            f"task={task!r} has no bundled model: name a model folder, or use one of {', '.join(map(repr, MODELS))}."
+        )
     folder = Path(__file__).parent / MODELS[task]
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(f"{folder} is missing: this installation has no data files; reinstall latentgen.")

@@ -22,7 +22,15 @@ from latentgen.runtime.warn import warn_user
 from latentgen.schedulers import SCHEDULERS, Scheduler
 from latentgen.schedulers.config import OF_LATENTS, for_latents
 from latentgen.schedulers.scheduler import CONFIG_NAME
-from latentgen.text import load_clip_text_encoder, load_clip_tokenizer, save_text_encoder, save_tokenizer
+from latentgen.text import (
+    LayoutTokenizer,
+    load_bert_tokenizer,
+    load_clip_text_encoder,
+    load_clip_tokenizer,
+    save_bert_tokenizer,
+    save_text_encoder,
+    save_tokenizer,
+)
 from latentgen.weights.config_files import component_path, read_json, write_json
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.hub import UNUSED_COMPONENTS
@@ -124,8 +132,10 @@ UNUSED_SCALE = 0.18215
 LIBRARY_OF = {
     "CLIPTextModel": "transformers",
     "CLIPTokenizer": "transformers",
+    "BertTokenizer": "transformers",
     "ClassEmbedder": "latentgen",
     "SpatialRescaler": "latentgen",
+    "LayoutTokenizer": "latentgen",
     "LDMBertModel": "latent_diffusion",
 }
 """What `model_index.json` says of a class; "diffusers" of any other."""
@@ -138,10 +148,13 @@ LOADERS: dict[tuple[str, str], Callable[[Path, How], Any]] = {
     ("diffusers", "UNet2DModel"): _network(UNet2DModel),
     ("latentgen", "ClassEmbedder"): _network(ClassEmbedder),
     ("latentgen", "SpatialRescaler"): _network(SpatialRescaler),
+    ("latentgen", "LayoutTokenizer"): lambda folder, how: LayoutTokenizer.from_pretrained(folder),
     ("latent_diffusion", "LDMBertModel"): _network(LDMBertModel),
     ("transformers", "CLIPTextModel"): _text_encoder,
     ("transformers", "CLIPTokenizer"): lambda folder, how: load_clip_tokenizer(folder),
     ("transformers", "CLIPTokenizerFast"): lambda folder, how: load_clip_tokenizer(folder),
+    ("transformers", "BertTokenizer"): lambda folder, how: load_bert_tokenizer(folder),
+    ("transformers", "BertTokenizerFast"): lambda folder, how: load_bert_tokenizer(folder),
     **{("diffusers", name): _scheduler(name) for name in SCHEDULERS},
 }
 """Library and class, as `model_index.json` names them. Nothing else is ever loaded."""
@@ -152,9 +165,12 @@ LOADED_BY = {
     "StableDiffusionInpaintPipeline": "InpaintPipeline",
     "StableDiffusionUpscalePipeline": "SuperResPipeline",
     "LDMPipeline": "UnconditionalPipeline",
+    "LDMTextToImagePipeline": "Text2ImagePipeline",
     "LDMSuperResolutionPipeline": "SuperResPipeline",
     "LDMInpaintPipeline": "InpaintPipeline",
     "Class2ImagePipeline": "Class2ImagePipeline",
+    "Layout2ImagePipeline": "Layout2ImagePipeline",
+    "Semantic2ImagePipeline": "Semantic2ImagePipeline",
 }
 """What loads a class, for the pipelines that do not to say so."""
 
@@ -269,6 +285,10 @@ def _saver(component: Any, variant: str | None, max_shard_size: int | str) -> Ca
         return lambda p: save_text_encoder(component, p, variant=variant, max_shard_size=max_shard_size)
     if name == "CLIPTokenizer":
         return lambda p: save_tokenizer(component, p)
+    if name == "BertTokenizer":
+        return lambda p: save_bert_tokenizer(component, p)
+    if name == "LayoutTokenizer":
+        return lambda p: component.save_pretrained(p)
     if name in SCHEDULERS:
         return lambda p: _save_scheduler(component, p)
     return lambda p: component.save_pretrained(p, variant=variant, max_shard_size=max_shard_size)

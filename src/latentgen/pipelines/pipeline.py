@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -32,6 +33,7 @@ class Pipeline:
     Attributes:
         component_kinds: what the pipeline is made of, and the class of each; nothing else can be assigned there.
         scheduler_defaults: what the model's scheduler file means by leaving these out, and what schedulers by name take.
+        other_defaults: the first of both for a `_class_name` in whose folders it is otherwise.
         optional: those that a form of the pipeline does without: they may be None.
         folder_classes: `_class_name`s in `model_index.json` that the pipeline can load; the first is what it writes.
         folder_names: for a `_class_name`, components that its folders name otherwise, and how.
@@ -44,6 +46,7 @@ class Pipeline:
     folder_classes: ClassVar[tuple[str, ...]]
     folder_names: ClassVar[dict[str, dict[str, str]]] = {}
     scheduler_defaults: ClassVar[dict[str, Any]] = OF_LATENTS
+    other_defaults: ClassVar[dict[str, dict[str, Any]]] = {}
     show_progress: bool = True
     max_pixels: int = MAX_PIXELS
 
@@ -163,6 +166,7 @@ class Pipeline:
             token=token,
         )
         index = read_index(folder, set(cls.folder_classes))
+        how = replace(how, scheduler_defaults=cls.other_defaults.get(index["_class_name"], cls.scheduler_defaults))
         names = {name: cls.folder_names.get(index["_class_name"], {}).get(name, name) for name in given}
         own = [folder / names[name] for name, component in given.items() if component is None]
         check_some_have(variant, {path.name: os.listdir(path) for path in own if path.is_dir()}, str(folder))

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from latentgen.diffusion.noise import NoiseStream
-from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.models.first_stage import FirstStage
+from latentgen.models.ldm_bert import LDMBertModel
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.inputs import check_count, check_size, resolve_seeds
 from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
-from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
+from latentgen.pipelines.text_condition import check_text_width, check_tokenizer, check_unet_channels, condition_on_text
 from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
 
 
 class Text2ImagePipeline(Pipeline):
-    """Pictures from prompts, by Stable Diffusion 1 and 2 and models of their form.
+    """Pictures from prompts, by Stable Diffusion 1 and 2, LDM's text-to-image model, and models of their form.
 
         pipe = Text2ImagePipeline.from_pretrained(path)
         pipe("an astronaut riding a horse", guidance_scale=7.5).images[0]
@@ -33,24 +34,40 @@ class Text2ImagePipeline(Pipeline):
     """
 
     component_kinds: ClassVar[dict[str, str]] = {
-        "vae": "latentgen.AutoencoderKL",
-        "text_encoder": "transformers.CLIPTextModel",
-        "tokenizer": "transformers.CLIPTokenizer",
+        "vae": "latentgen.FirstStage",
+        "text_encoder": "transformers.CLIPTextModel or latentgen.LDMBertModel",
+        "tokenizer": "transformers.CLIPTokenizer or transformers.BertTokenizer",
         "unet": "latentgen.UNet2DConditionModel",
         "scheduler": "latentgen.schedulers.Scheduler",
     }
-    folder_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+    folder_classes: ClassVar[tuple[str, ...]] = (
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "LDMTextToImagePipeline",
+    )
+    folder_names: ClassVar[dict[str, dict[str, str]]] = {
+        "LDMTextToImagePipeline": {"vae": "vqvae", "text_encoder": "bert"}
+    }
+    other_defaults: ClassVar[dict[str, dict[str, Any]]] = {
+        "LDMTextToImagePipeline": {"clip_sample": False}  # other libraries correct no offset here
+    }
 
     def __init__(
         self,
         *,
-        vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
+        vae: FirstStage[Any],
+        text_encoder: CLIPTextModel | LDMBertModel,
+        tokenizer: CLIPTokenizer | BertTokenizer,
         unet: UNet2DConditionModel,
         scheduler: Scheduler,
     ) -> None:
         """Put components together.
+
+        Args:
+            vae: an `AutoencoderKL` or a `VQModel`.
+            text_encoder, tokenizer: both CLIP's, or LDM's transformer and BERT's tokenizer.
+            unet: attends to the text encoder's states.
+            scheduler: with the model's settings.
 
         Raises:
             ValueError: if they do not fit one another.
@@ -65,6 +82,11 @@ class Text2ImagePipeline(Pipeline):
     def _check_fit(self) -> None:
         check_unet_channels(self.unet, self.vae)
         check_text_width(self.text_encoder, self.unet)
+        check_tokenizer(self.tokenizer, self.text_encoder)
+
+    @property
+    def _folder_class(self) -> str:
+        return "LDMTextToImagePipeline" if isinstance(self.text_encoder, LDMBertModel) else self.folder_classes[0]
 
     @torch.no_grad()
     def __call__(
@@ -139,6 +161,6 @@ class Text2ImagePipeline(Pipeline):
             self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
         ).repeated(per_prompt)
         seeds = resolve_seeds(seed, generator, len(condition.positive))
-        noise = NoiseStream(seeds, (self.vae.config.latent_channels, *size), self.device)
+        noise = NoiseStream(seeds, (self.vae.config.embed_dim, *size), self.device)
         start = call.start(noise, latents)
         return call.output(call.sample(start * call.plan.start_scale, noise, condition), seeds)

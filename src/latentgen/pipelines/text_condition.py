@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from latentgen.models.first_stage import FirstStage
+from latentgen.models.ldm_bert import LDMBertModel
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.condition import Condition
 from latentgen.pipelines.inputs import check_prompts, check_tensor
@@ -16,14 +17,14 @@ from latentgen.runtime.warn import warn_user
 from latentgen.text import check_clip_skip, encode_prompts
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    pass
 
 
 class TextParts(Protocol):
     """What a pipeline needs to have for its condition to be a text."""
 
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    text_encoder: Any
+    tokenizer: Any
     unet: UNet2DConditionModel
 
     @property
@@ -64,12 +65,23 @@ def check_unet_channels(unet: UNet2DConditionModel, vae: FirstStage[Any], *takes
         )
 
 
-def check_text_width(text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
+def check_text_width(text_encoder: Any, unet: UNet2DConditionModel) -> None:
     """Raise ValueError unless the UNet attends to what the text encoder gives."""
-    width, context = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    config, context = text_encoder.config, unet.config.cross_attention_dim
+    width = config.d_model if isinstance(text_encoder, LDMBertModel) else config.hidden_size
     if width != context:
         raise ValueError(
             f"the text encoder gives embeddings of width {width} and the UNet attends to width {context}; they must agree."
+        )
+
+
+def check_tokenizer(tokenizer: Any, text_encoder: Any) -> None:
+    """Raise ValueError for a tokenizer of another kind than the text encoder's."""
+    wanted = "BertTokenizer" if isinstance(text_encoder, LDMBertModel) else "CLIPTokenizer"
+    if not any(cls.__name__ == wanted for cls in type(tokenizer).__mro__):
+        raise ValueError(
+            f"tokenizer is a {type(tokenizer).__name__} and text_encoder a {type(text_encoder).__name__}, whose tokenizer is a "
+            f"{wanted}: give both of one model."
         )
 
 

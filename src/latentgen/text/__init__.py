@@ -1,14 +1,22 @@
-"""Prompts to embeddings: CLIP's tokenizer and text encoder, those of transformers, which is imported on first use."""
+"""Prompts to embeddings, and layouts to tokens.
 
+Tokenizers and text encoders are those of transformers, which is imported on first use.
+"""
+
+from latentgen.text.bert_tokenizer import load_bert_tokenizer, save_bert_tokenizer
 from latentgen.text.clip import load_clip_text_encoder, save_text_encoder
 from latentgen.text.clip_tokenizer import load_clip_tokenizer, save_tokenizer
+from latentgen.text.layout_tokenizer import LayoutTokenizer
 from latentgen.text.prompts import check_clip_skip, encode_prompts, tokenize
 
 __all__ = [
+    "LayoutTokenizer",
     "check_clip_skip",
     "encode_prompts",
+    "load_bert_tokenizer",
     "load_clip_text_encoder",
     "load_clip_tokenizer",
+    "save_bert_tokenizer",
     "save_text_encoder",
     "save_tokenizer",
     "tokenize",

@@ -67,7 +67,7 @@ def encode_prompts(
     """Turn prompts into the embeddings that condition a UNet.
 
     These are the encoder's last hidden states after its final normalisation, without an attention mask for padding, as
-    Stable Diffusion 1 and 2 were trained.
+    Stable Diffusion 1 and 2, and LDM's text-to-image model, were trained.
 
     Args:
         tokenizer: that of the text encoder.
@@ -98,7 +98,8 @@ def encode_prompts(
     ids = ids.to(text_encoder.device)
     encoder = without_last_layers(text_encoder, skip) if skip else text_encoder
     with torch.no_grad():
-        states: Tensor = encoder(input_ids=ids).last_hidden_state
+        out = encoder(ids)  # LDM's transformer gives its states alone
+        states: Tensor = out if isinstance(out, Tensor) else out.last_hidden_state
     if not bool(states.isfinite().all()):
         raise FloatingPointError(
             f"the text encoder (text_encoder) gave values that are not finite in {states.dtype}: check its weights"
@@ -113,7 +114,7 @@ def check_clip_skip(text_encoder: CLIPTextModel, clip_skip: int | None) -> int:
     Raises:
         ValueError: if it has not so many.
     """
-    layers = text_encoder.config.num_hidden_layers
+    layers = getattr(text_encoder.config, "num_hidden_layers", 1)  # LDM's transformer leaves none out
     skip = 0 if clip_skip is None else clip_skip
     if isinstance(skip, bool) or not isinstance(skip, Integral) or not 0 <= skip < layers:
         raise ValueError(
@@ -145,7 +146,10 @@ def _ids(tokenizer: CLIPTokenizer, backend: Tokenizer, prompt: str, length: int)
             f"{quote!r}. Shorten the prompt, or put what matters first.",
             every_time=True,
         )
-    ids = [tokenizer.bos_token_id, *encoding.ids[:room], tokenizer.eos_token_id]
+    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if first is None:  # BERT's
+        first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    ids = [first, *encoding.ids[:room], last]
     return ids + [tokenizer.pad_token_id] * (length - len(ids))
 
 
