@@ -49,7 +49,7 @@ def steps_at(pictures: Sequence[Image.Image], places: Sequence[int]) -> tuple[fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=64, help="pictures (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=24, help="pictures (default: %(default)s)")
     parser.add_argument("--side", type=int, default=256, help="of the pictures, in pixels (default: %(default)s)")
     parser.add_argument("--tile", type=int, default=128, help="side of the tiles (default: %(default)s)")
     parser.add_argument("--overlap", type=int, default=64, help="least overlap of tiles (default: %(default)s)")

@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=None, help="model folder (default: the bundled one)")
     parser.add_argument("--count", type=int, default=500, help="scenes (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=8, help="DDIM steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=4, help="DDIM steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes; 0 is the one that is reported")
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--json", type=Path, default=None, help="write the figures there")

@@ -12,6 +12,9 @@ from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.img2img import Img2ImgPipeline
 from latentgen.pipelines.text2image import Text2ImagePipeline
 
+ROUNDING = (
+    1e-4  # kernels sum in another order for another batch size: 1.5e-5 on some CPUs; other pictures differ by 0.01
+)
 CALL = {"num_inference_steps": 4, "strength": 0.5, "output_type": "pt", "scheduler": "ddim"}
 
 
@@ -54,7 +57,7 @@ def test_pairs_of_prompt_and_picture_then_images(img2img):
     assert result.seeds == [5, 6, 7, 8]
     for k, (prompt, image) in enumerate(zip([0, 0, 1, 1], [0, 0, 1, 1], strict=True)):
         alone = img2img(prompts[prompt], pictures[image], seed=5 + k, **CALL).images[0]
-        assert torch.allclose(result.images[k], alone, rtol=0, atol=1e-5)
+        assert torch.allclose(result.images[k], alone, rtol=0, atol=ROUNDING)
         other = img2img(prompts[prompt], pictures[1 - image], seed=5 + k, **CALL).images[0]
         assert (result.images[k] - other).abs().max() > 0.01
 
@@ -66,7 +69,7 @@ def test_one_of_either_goes_with_all_of_the_other(img2img, prompts, pictures):
     assert len(result.images) == 6
     for k in range(6):
         alone = img2img(texts[k // 2 % prompts], images[k // 2 % pictures], seed=5 + k, **CALL).images[0]
-        assert torch.allclose(result.images[k], alone, rtol=0, atol=1e-5)
+        assert torch.allclose(result.images[k], alone, rtol=0, atol=ROUNDING)
 
 
 def test_numbers_that_do_not_pair_are_refused(img2img):
@@ -79,7 +82,7 @@ def test_an_image_does_not_depend_on_its_neighbours(img2img, scheduler):
     call = {**CALL, "scheduler": scheduler}
     alone = img2img("a cat", picture(1), seed=42, **call).images[0]
     batch = img2img(["a dog", "a cat"], [picture(0), picture(1)], seed=[1, 42], **call).images
-    assert torch.allclose(batch[1], alone, rtol=0, atol=1e-5)
+    assert torch.allclose(batch[1], alone, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 31), (7, 45), (1, 1)])

@@ -181,7 +181,7 @@ def test_pairs_and_neighbours(inpaint):
     both = inpaint(prompts, images, masks, num_images_per_prompt=2, **{**call, "seed": 5}).images
     for k, which in enumerate([0, 0, 1, 1]):
         alone = inpaint(prompts[which], images[which], masks[which], **{**call, "seed": 5 + k}).images[0]
-        assert torch.allclose(both[k], alone, rtol=0, atol=1e-5)
+        assert torch.allclose(both[k], alone, rtol=0, atol=1e-4)  # kernels sum differently for another batch size
     one_picture = inpaint("a cat", images[0], masks, **call).images
     assert torch.equal(one_picture[1][:, np.asarray(masks[1]) == 0], one_picture[0].new_tensor(
         np.asarray(images[0]).transpose(2, 0, 1) / 255.0)[:, np.asarray(masks[1]) == 0])  # fmt: skip

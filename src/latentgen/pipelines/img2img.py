@@ -17,7 +17,7 @@ from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pictures import pad_to_multiple, read_pictures
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
-from latentgen.pipelines.solver import first_knot
+from latentgen.pipelines.solver import first_knot, knot_of_start
 from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
 from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
@@ -138,7 +138,8 @@ class Img2ImgPipeline(Pipeline):
             show_progress=show_progress,
         )
         per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
-        plan = call.plan.tail(first_knot(strength, call.plan))
+        first = first_knot(strength, call.plan)
+        plan, noisy = call.plan.tail(first), knot_of_start(first, call.solver, strength)
         pixels = read_pictures("image", image, max_pixels=self.max_pixels)
         condition = condition_on_text(
             self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
@@ -151,7 +152,7 @@ class Img2ImgPipeline(Pipeline):
         posterior = encode(self.vae, padded, call.tiling).expanded(pairs).repeated(per_pair)
         noise = NoiseStream(seeds, (self.vae.config.latent_channels, *posterior.mean.shape[2:]), self.device)
         x0 = self.vae.scale(posterior.sample(noise.draw()))
-        start = plan.alphas[0] * x0 + plan.sigmas[0] * noise.draw()
+        start = call.plan.alphas[noisy] * x0 + call.plan.sigmas[noisy] * noise.draw()
         height, width = pixels.shape[-2:]
         final = call.sample(start, noise, condition, plan=plan)
         return call.output(final, seeds, finish=lambda drawn: drawn[..., :height, :width])

@@ -106,3 +106,19 @@ def first_knot(strength: Any, plan: Plan) -> int:
             f"{math.ceil(1e4 / n) / 1e4:g}. Raise it, or num_inference_steps."
         )
     return n - steps
+
+
+def knot_of_start(first: int, solver: Scheduler, strength: Any) -> int:
+    """The knot as noisy as which image to image starts at knot `first`: that one, or the one before under LDM's rules.
+
+    Raises:
+        ValueError: if there is none before.
+    """
+    if not (isinstance(solver, DDIMScheduler) and solver.ldm):
+        return first
+    if first == 0:
+        raise ValueError(
+            f"strength={strength!r} runs every step, and under the original scripts' rules the picture is noised one knot "
+            "further than the first of them: lower it."
+        )
+    return first - 1

@@ -70,6 +70,7 @@ RULES: dict[str, Rule] = {
     "set_alpha_to_one": _BOOL,
     "clip_sample": _BOOL,
     "clip_sample_range": _POSITIVE,
+    "ldm": _BOOL,
     "eta": ("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1),
     "variance_type": _one_of("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
     "skip_prk_steps": ("True: the Runge-Kutta start of PNDM is not implemented", lambda value: value is True),
