@@ -189,9 +189,9 @@ class InpaintPipeline(Pipeline):
                 one for each. A mask without such a pixel gives the picture back, with a warning.
             strength: in (0, 1]: of n steps the last `floor(n * strength)` are run, from the picture noised to where they
                 begin; 1 starts from noise alone.
-            repeats: at least 1: how often each of the earlier steps is taken, while there is more noise than that of a tenth of
-                the picture, its start made anew each time (Lugmayr et al. 2022, section 4.2). What is drawn then agrees
-                better with what is around it. For UNets that are not shown the mask; it costs as many times the work.
+            repeats: at least 1: how often each of the earlier steps is taken, those that end with a noise of more than 0.5 beside
+                latents of unit variance, its start made anew each time (Lugmayr et al. 2022, section 4.2). What is drawn then
+                agrees better with what is around it. For UNets that are not shown the mask; it costs as many times the work.
             masked_content: what a `strength` below 1 starts from under the mask: "original", or "fill", the colours around it,
                 from which nothing of the old picture can come back.
             keep_unmasked: every pixel outside the mask is the picture's, bit for bit; False leaves what the decoder gives, which
