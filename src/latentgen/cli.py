@@ -176,7 +176,7 @@ def _add_upscale(commands: Any) -> None:
         "upscale",
         help="draw a picture with 4 times the width and height",
         description="Draw a picture with 4 times the width and height. Without --model, a small bundled model does it, which "
-        "knows pictures such as those of the other bundled models.",
+        "knows pictures such as those of the other bundled one.",
     )
     _add_picture(parser)
     add = parser.add_argument
