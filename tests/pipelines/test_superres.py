@@ -84,7 +84,9 @@ def test_other_networks_and_folders_are_named(upscale, folder, pipe):
         Text2ImagePipeline.from_pipe(upscale)
     with pytest.warns(UserWarning, match=r"scaling_factor=0.5; the published upscaler's is 0.08333"):
         SuperResPipeline.from_pipe(upscale, vae=type(upscale.vae)(replace(upscale.vae.config, scaling_factor=0.5)))
-    with pytest.raises(ValueError, match="of text_encoder, tokenizer, low_res_scheduler only text_encoder, tokenizer are there"):
+    with pytest.raises(
+        ValueError, match="of text_encoder, tokenizer, low_res_scheduler only text_encoder, tokenizer are there"
+    ):
         SuperResPipeline.from_pipe(pipe)
     for other in (Text2ImagePipeline, Img2ImgPipeline):
         with pytest.raises(WeightsError, match="Use SuperResPipeline"):
