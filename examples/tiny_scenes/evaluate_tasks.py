@@ -4,8 +4,8 @@
     python docs/figures.py
 
 draws 256 cases of each. Image to image: a picture of one thing, and the same words with another colour, at strengths from 0.5 to
-0.8. Inpainting: a picture of one thing, a mask over its box, and words that ask for another thing there, with the settings
-that did best on 48 other cases.
+0.8. Inpainting: a picture of one thing, a mask over its box, and words that ask for another thing there, with settings
+that were chosen on other cases.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MARGIN = 0.03
 """How far the mask reaches beyond the thing, as a fraction of the width."""
 
 INPAINTING = {"strength": 0.5, "repeats": 4, "guidance_scale": 5.0, "num_inference_steps": 25}
-"""Chosen on other cases (`--seed 7`)."""
+"""The best of some ten that were tried on 48 other cases."""
 
 Case = tuple[Scene, Scene, str]
 """A scene, what is to become of it, and the words for that."""

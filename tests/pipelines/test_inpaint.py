@@ -345,6 +345,14 @@ def test_what_is_filled_is_between_the_colours_around_it():
     assert bool((inside[:, 0].diff(dim=-1) >= -1e-6).all())
 
 
+def test_where_nothing_is_known_the_fill_is_grey_and_thin_pictures_are_filled_too():
+    nothing = filled(torch.zeros(1, 3, 8, 12), torch.ones(1, 1, 8, 12))
+    assert torch.equal(nothing, torch.full((1, 3, 8, 12), 0.5))
+    thin, masks = torch.full((1, 3, 1, 16), 0.25), torch.zeros(1, 1, 1, 16)
+    thin[..., 4:12], masks[..., 4:12] = 1.0, 1.0
+    assert torch.allclose(filled(thin, masks), torch.full((1, 3, 1, 16), 0.25))
+
+
 @pytest.fixture(scope="module")
 def ldm():
     """The form of LDM's inpainting model: a codebook, 3 + 3 + 1 channels, no text."""

@@ -18,8 +18,10 @@ INERT_KEYS = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "_
 MOST_OF_ANY = 2**16
 MOST = {"layers_per_block": 64, "encoder_layers": 64, "n_stages": 8, "transformer_layers_per_block": 64}
 MOST_LEVELS = 16
+LONGEST = {"class_names": MOST_OF_ANY}
 MOST_LAYERS = 1024
-"""The most that is believed of a file: a count, a count of layers, a list's length, and the layers of a whole network."""
+"""The most that is believed of a file: a count, a count of layers, a list's length (others by name), and the layers of a whole
+network."""
 
 ABOVE_ZERO = {"norm_eps", "scaling_factor"}
 """Numbers that something is divided by."""
@@ -91,7 +93,7 @@ def check_fields(config: Any) -> None:
         kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         most = MOST.get(name, MOST_OF_ANY)
         positive = name not in ABOVE_ZERO or (isinstance(value, int | float) and value > 0)
-        if not positive or not any(_is_a(value, kind, most) for kind in kinds):
+        if not positive or not any(_is_a(value, kind, most, LONGEST.get(name, MOST_LEVELS)) for kind in kinds):
             words = " or ".join(_WORDS.get(kind) or _words_of_a_list(kind) for kind in kinds)
             words = words.replace("MOST", str(most)) + (" above 0" if name in ABOVE_ZERO else "")
             raise ValueError(f"{name}={value!r} does not fit; it must be {words}.")
@@ -103,10 +105,10 @@ def _words_of_a_list(kind: Any) -> str:
     return f"a list of{count} {_WORDS[each]}"
 
 
-def _is_a(value: Any, kind: Any, most: int) -> bool:
+def _is_a(value: Any, kind: Any, most: int, longest: int = MOST_LEVELS) -> bool:
     if get_origin(kind) is tuple:
         each, *others = get_args(kind)
-        lengths = range(1, MOST_LEVELS + 1) if others == [...] else [1 + len(others)]
+        lengths = range(1, longest + 1) if others == [...] else [1 + len(others)]
         return isinstance(value, tuple) and len(value) in lengths and all(_is_a(v, each, most) for v in value)
     if kind is int:
         return type(value) is int and 1 <= value <= most

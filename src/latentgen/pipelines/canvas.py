@@ -99,15 +99,17 @@ def filled(pictures: Tensor, masks: Tensor) -> Tensor:
     """Pictures whose masked part is painted over with the colours around it, smoothly, (N, 3, H, W).
 
     Pull and push (Gortler et al. 1996, section 3.4): means of what is known, at half the size again and again, fill what has no
-    known pixel one size above.
+    known pixel one size above. Where nothing at all is known, that is grey.
 
     Args:
         pictures: (N, 3, H, W).
         masks: (N, 1, H, W), 1 where they are painted over.
     """
     known = 1 - masks
-    if bool(known.all()) or min(pictures.shape[-2:]) < 2:
+    if bool(known.all()):
         return pictures
+    if pictures.shape[-2:] == (1, 1):
+        return torch.where(masks > 0, 0.5, pictures)
     size = (-(-pictures.shape[-2] // 2), -(-pictures.shape[-1] // 2))
     share = F.adaptive_avg_pool2d(known, size)
     means = F.adaptive_avg_pool2d(pictures * known, size) / share.clamp(min=1e-6)

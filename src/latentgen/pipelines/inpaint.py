@@ -48,7 +48,7 @@ MaskedContent = Literal["original", "fill"]
 MASKED_CONTENTS: tuple[MaskedContent, ...] = ("original", "fill")
 
 RESAMPLED_ABOVE = 0.5
-"""Steps that end with less noise than this are taken once, whatever `repeats` says: they draw details, which suffer from it."""
+"""Steps that end with less noise than this are taken once, whatever `repeats` says: they draw details."""
 
 
 class InpaintPipeline(Pipeline):

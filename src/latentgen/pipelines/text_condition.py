@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from latentgen.pipelines.condition import Condition
 from latentgen.pipelines.inputs import check_prompts, check_tensor
 from latentgen.runtime.warn import warn_user
 from latentgen.text import check_clip_skip, encode_prompts
-
-if TYPE_CHECKING:
-    pass
 
 
 class TextParts(Protocol):

@@ -15,8 +15,9 @@ from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.class2image import Class2ImagePipeline
 from latentgen.training.image_folder import METADATA, Example
 from latentgen.training.init_from import load_network
+from latentgen.training.loop import Batch
 from latentgen.training.record import section
-from latentgen.training.tasks.task import Batch, Task
+from latentgen.training.tasks.task import Task
 
 WIDTH = 512
 """Of the classes' tokens, unless [unet] gives a `cross_attention_dim`: LDM's."""

@@ -16,7 +16,8 @@ from latentgen.models.unet2d import UNet2DModel
 from latentgen.pipelines.superres import SuperResPipeline
 from latentgen.training.data import load_picture, to_tensor
 from latentgen.training.image_folder import Example
-from latentgen.training.tasks.task import Batch, Task
+from latentgen.training.loop import Batch
+from latentgen.training.tasks.task import Task
 
 SHOWN = 8  # pictures in a sample
 

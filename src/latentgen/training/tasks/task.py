@@ -21,13 +21,12 @@ from latentgen.schedulers import Scheduler
 from latentgen.training.config import DiffusionTraining
 from latentgen.training.image_folder import Example
 from latentgen.training.init_from import check_agreement, load_network
+from latentgen.training.loop import Batch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 U = TypeVar("U", bound=DenoisingUNet[Any])
-
-Batch = dict[str, Tensor]
 
 
 class Task(ABC):

@@ -18,8 +18,9 @@ from latentgen.training.fingerprints import tokenizer_fingerprint
 from latentgen.training.folders import replacing_folder
 from latentgen.training.image_folder import Example
 from latentgen.training.init_from import check_text, text_sizes, variant_to_read
+from latentgen.training.loop import Batch
 from latentgen.training.record import section
-from latentgen.training.tasks.task import Batch, Task
+from latentgen.training.tasks.task import Task
 from latentgen.training.text import build_text_encoder, tokenize_captions, train_tokenizer
 
 if TYPE_CHECKING:
