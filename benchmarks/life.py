@@ -2,7 +2,8 @@
 
     python life.py LIBRARY STAGE JOB
 
-LIBRARY is latentgen or diffusers; STAGE, where to stop, is import, load or memory; JOB is JSON (see `processes.py`).
+LIBRARY is latentgen or diffusers; STAGE, where to stop, is import, load or memory, or decode (see `decode`); JOB is JSON (see
+`processes.py`).
 Prints one line of JSON. Imports nothing of the benchmark, so that nothing else is on the clock.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 STAGES = ("import", "load", "memory")
+"""How far a life goes; "decode" is another one, of latentgen's decoder alone."""
 
 
 def import_library(library: str) -> tuple[dict[str, float], Any]:
@@ -109,5 +111,41 @@ def live(library: str, stage: str, job: dict[str, Any]) -> dict[str, float]:
     return result | {"load": time.perf_counter() - start}
 
 
+def decode(job: dict[str, Any]) -> dict[str, float]:
+    """Bytes above the weights that decoding a large picture in tiles takes, at their peak."""
+    import torch
+
+    from latentgen import AutoencoderKL, Tiling
+    from latentgen.pipelines.first_stage import decode
+
+    vae = AutoencoderKL.from_pretrained(
+        Path(job["folder"]) / "vae", device=job["device"], dtype=getattr(torch, job["dtype"]), variant=job["variant"]
+    )
+    for parameter in vae.parameters():
+        parameter.data.view(-1)[::1024].sum()
+    side, factor = job["side"], vae.config.factor
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, vae.config.latent_channels, side // factor, side // factor, generator=generator)
+    weights = forget_peak(job["device"])
+    with torch.no_grad():
+        pixels, _ = decode(vae, latents.to(job["device"]), Tiling(vae=job["tile"]))
+    assert pixels.shape == (1, 3, side, side)
+    return {"above": peak_bytes(job["device"]) - weights}
+
+
+def forget_peak(device: str) -> int:
+    """Begin to look for the peak anew; the bytes that are used now."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+    clear = Path("/proc/self/clear_refs")
+    if clear.is_file():
+        clear.write_text("5")  # see proc(5): the peak of resident pages becomes what is resident now
+    return peak_bytes(device)
+
+
 if __name__ == "__main__":
-    print(json.dumps(live(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))))
+    told = decode(json.loads(sys.argv[3])) if sys.argv[2] == "decode" else live(*sys.argv[1:3], json.loads(sys.argv[3]))
+    print(json.dumps(told))

@@ -52,6 +52,7 @@ def merge(old: Report, new: Report) -> Report:
         | {"parts": [part for part in PARTS if part in parts], "load_average": max(loads, default=None)},
         torch_import=[*old.torch_import, *new.torch_import],
         rows=sorted([*kept, *new.rows], key=_place),
+        limits=new.limits or old.limits,
         seconds=old.seconds + new.seconds,
     )
 

@@ -1,4 +1,5 @@
-"""The model that both libraries load: Stable Diffusion 1.5's configuration with random weights, written by diffusers."""
+"""The models that both libraries load: the configurations of Stable Diffusion 1.5 and of its x4 upscaler with random weights,
+written by diffusers."""
 
 from __future__ import annotations
 
@@ -8,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import logging as diffusers_logging
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -17,6 +25,9 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.progress import say
 from benchmarks.settings import Settings
 from benchmarks.stamp import read_variants, write_stamp
+
+UPSCALER = "x4"
+"""The upscaler's folder, in that of the other model."""
 
 SCHEDULER = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -43,6 +54,18 @@ def ensure_model_folder(folder: Path, settings: Settings, variants: Sequence[str
         write_stamp(folder, settings, [*there, *missing])
 
 
+def ensure_upscaler_folder(folder: Path, settings: Settings) -> None:
+    """The same for the x4 upscaler, whose files are float32 alone.
+
+    Raises:
+        ValueError: if the folder holds anything else.
+    """
+    if not read_variants(folder, settings):
+        say(f"writing the upscaler to {folder}")
+        make_upscaler_folder(folder, settings)
+        write_stamp(folder, settings, [None])
+
+
 def make_model_folder(folder: Path, settings: Settings, *, variants: Sequence[str | None]) -> None:
     """Write the model, once for each variant: None is float32, "fp16" is float16 under that name."""
     torch.manual_seed(0)
@@ -54,17 +77,7 @@ def make_model_folder(folder: Path, settings: Settings, *, variants: Sequence[st
             layers_per_block=2,
             sample_size=settings.pixels,
         ),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=settings.vocabulary,
-                hidden_size=settings.text_width,
-                intermediate_size=4 * settings.text_width,
-                num_hidden_layers=settings.text_layers,
-                num_attention_heads=settings.text_heads,
-                bos_token_id=len(TOKENS) - 2,
-                eos_token_id=len(TOKENS) - 1,
-            )
-        ),
+        text_encoder=_text_encoder(settings, settings.text_width),
         tokenizer=CLIPTokenizer.from_pretrained(str(_write_tokenizer(folder / "tokenizer"))),
         unet=UNet2DConditionModel(
             block_out_channels=settings.unet_widths,
@@ -83,6 +96,52 @@ def make_model_folder(folder: Path, settings: Settings, *, variants: Sequence[st
         for module in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
             module.to(torch.float16)  # not pipeline.to(), which warns of a CPU: nothing runs here
         pipeline.save_pretrained(folder, variant="fp16")
+
+
+def make_upscaler_folder(folder: Path, settings: Settings) -> None:
+    """Write a model of the form of Stable Diffusion's x4 upscaler."""
+    torch.manual_seed(0)
+    pipeline: Any = StableDiffusionUpscalePipeline(
+        vae=AutoencoderKL(
+            block_out_channels=settings.vae_widths[:3],
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            layers_per_block=2,
+            sample_size=settings.pixels // 2,
+            scaling_factor=0.08333,
+        ),
+        text_encoder=_text_encoder(settings, settings.upscaler_text_width),
+        tokenizer=CLIPTokenizer.from_pretrained(str(_write_tokenizer(folder / "tokenizer"))),
+        unet=UNet2DConditionModel(
+            in_channels=7,
+            block_out_channels=settings.upscaler_widths,
+            down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
+            up_block_types=(*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
+            only_cross_attention=(True, True, True, False),
+            attention_head_dim=settings.heads,
+            cross_attention_dim=settings.upscaler_text_width,
+            use_linear_projection=True,
+            num_class_embeds=1000,
+            sample_size=settings.pixels // 4,
+        ),
+        low_res_scheduler=DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0001, beta_end=0.02),
+        scheduler=DDIMScheduler(**SCHEDULER, prediction_type="v_prediction"),
+    )
+    pipeline.save_pretrained(folder)
+
+
+def _text_encoder(settings: Settings, width: int) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=settings.vocabulary,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=settings.text_layers,
+            num_attention_heads=settings.text_heads if width % settings.text_heads == 0 else width // 64,
+            bos_token_id=len(TOKENS) - 2,
+            eos_token_id=len(TOKENS) - 1,
+        )
+    )
 
 
 def hide_progress_bars() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,12 @@ class Bench:
     """Both pipelines on one device in one format, with all that a measurement needs to know.
 
     Attributes:
+        folder: of the model.
         rate: FLOP/s of a matrix product here.
         efforts: by part, how often to measure.
     """
 
+    folder: Path
     ours: Text2ImagePipeline
     theirs: Any
     settings: Settings
@@ -110,7 +111,7 @@ def load_both(
         str(folder), dtype=dtype, variant=variant, local_files_only=True
     ).to(device)
     theirs.set_progress_bar_config(disable=True)
-    return Bench(ours, theirs, settings, device, dtype, rate, efforts)
+    return Bench(folder, ours, theirs, settings, device, dtype, rate, efforts)
 
 
 def difference(ours: Any, theirs: Any) -> float:
@@ -205,17 +206,3 @@ def picture_flops(draw: Callable[[int, Callable[..., None]], Any], steps: int) -
 
 
 MEASURE = {"unet": unet_rows, "vae": vae_rows, "picture": picture_rows}
-
-
-def network_rows(load: Callable[[], Bench], parts: Iterable[str]) -> Iterable[Row]:
-    """The rows of `parts`, one after the other; nothing is loaded if none of them is here."""
-    wanted = [measure for part, measure in MEASURE.items() if part in parts]
-    if not wanted:
-        return
-    bench = load()
-    for measure in wanted:
-        yield from measure(bench)
-    del bench
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -58,12 +58,13 @@ def run_lives(
         told = {}
         for library in in_turn(LIBRARIES, k):
             say(f"fresh process, {device} {dtype}, up to {wanted[-1]}: pair {k + 1} of {pairs}, {library}")
-            told[library] = _run(library, wanted[-1], job)
+            told[library] = run_life(library, wanted[-1], job)
         lives.append(Life(device, dtype, **told))
     return lives
 
 
-def _run(library: str, stage: str, job: dict[str, object]) -> dict[str, float]:
+def run_life(library: str, stage: str, job: dict[str, object]) -> dict[str, float]:
+    """What a process tells in which a library lives as far as `stage`."""
     paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, str(LIFE), library, stage, json.dumps(job)],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Self
 
+from benchmarks.limits import Limit
 from benchmarks.rows import Row
 
 HEADER = "| what | latentgen | diffusers | ratio | pairs | share of matmul rate | difference |"
@@ -24,6 +25,7 @@ class Report:
         settings: sizes; whether they are tiny; the parts that were measured; the load average before.
         torch_import: seconds of `import torch` alone, in each process that was timed.
         rows: the measurements.
+        limits: what is held to a limit.
         seconds: how long the run took.
     """
 
@@ -32,6 +34,7 @@ class Report:
     torch_import: Sequence[float]
     rows: Sequence[Row]
     seconds: float
+    limits: list[Limit] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Every field, and the shares with their rows."""
@@ -45,7 +48,8 @@ class Report:
         """What `to_json` wrote."""
         content = json.loads(text)
         rows = [Row(**{k: v for k, v in row.items() if k not in SHARES}) for row in content["rows"]]
-        return cls(**content | {"rows": rows})
+        limits = [Limit(**limit) for limit in content.get("limits", ())]
+        return cls(**content | {"rows": rows, "limits": limits})
 
     def to_markdown(self) -> str:
         """A table for every device and format, and what it was measured on."""
@@ -54,6 +58,12 @@ class Report:
             title = "A fresh process" if dtype == "-" else f"{device.upper()}, {dtype}"
             chosen = [row for row in self.rows if (row.device, row.dtype) == (device, dtype)]
             lines += ["", f"**{title}**", "", HEADER, RULE, *map(_table_line, chosen)]
+        if self.limits:
+            lines += ["", "**Held to a limit**", "", "| what | measured | at most |", "| --- | ---: | ---: |"]
+            lines += [
+                f"| {x.name}, {x.device.upper()}, {x.dtype} | {_amount(x.value, x.unit)} | {_amount(x.most, x.unit)} |"
+                for x in self.limits
+            ]
         if self.torch_import:
             lines += [
                 "",

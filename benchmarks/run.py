@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,12 @@ for name, value in {
 from benchmarks.options import DOCS, Job, choose  # noqa: E402
 from benchmarks.progress import say  # noqa: E402
 from benchmarks.report import Report  # noqa: E402
+from benchmarks.settings import OF_TASKS  # noqa: E402
 from benchmarks.stamp import read_variants  # noqa: E402
 
 if TYPE_CHECKING:
     from benchmarks.networks import Bench
+    from benchmarks.rows import Row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,13 +77,21 @@ def _finds_cuda() -> bool:
 
 def measure(job: Job, folder: Path, machine: dict[str, Any]) -> Report:
     """Measure everything, the fresh processes first, while this one is small."""
-    from benchmarks.model_folder import ensure_model_folder, hide_progress_bars, read_through
-    from benchmarks.networks import network_rows
+    from benchmarks.limits import decode_limit
+    from benchmarks.model_folder import (
+        UPSCALER,
+        ensure_model_folder,
+        ensure_upscaler_folder,
+        hide_progress_bars,
+        read_through,
+    )
     from benchmarks.processes import life_rows, run_lives, torch_import
 
     start, load_average = time.perf_counter(), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     hide_progress_bars()
     ensure_model_folder(folder, job.sizes, list(dict.fromkeys(job.variants.values())))
+    if "upscale" in job.parts:
+        ensure_upscaler_folder(folder / UPSCALER, job.sizes)
     read_through(folder)
     lives = []
     for device, dtype in job.kinds:
@@ -88,16 +99,37 @@ def measure(job: Job, folder: Path, machine: dict[str, Any]) -> Report:
         lives += run_lives(folder, job.sizes, device, dtype, job.variants[device], count, job.parts)
     rows = life_rows(lives, job.parts)
     for device, dtype in job.kinds:
-        for row in network_rows(partial(_load, job, folder, device, dtype), job.parts):
+        for row in _network_rows(partial(_load, job, folder, device, dtype), job.parts):
             say(f"  {row.name}: ratio {row.ratio:.2f}")
             rows.append(row)
+    limits = [decode_limit(folder, job.sizes, job.device, job.variants[job.device])] if "decode" in job.parts else []
     return Report(
         machine=machine,
         settings=job.settings(load_average),
         torch_import=torch_import(lives),
         rows=rows,
+        limits=limits,
         seconds=time.perf_counter() - start,
     )
+
+
+def _network_rows(load: Callable[[], Bench], parts: Iterable[str]) -> Iterator[Row]:
+    """The rows of `parts`, one after the other; nothing is loaded if none of them is here."""
+    import torch
+
+    from benchmarks import networks, tasks
+
+    wanted = [measure for part, measure in (networks.MEASURE | tasks.MEASURE).items() if part in parts]
+    if not wanted:
+        return
+    bench = load()
+    for measure in wanted:
+        yield from measure(bench)
+        gc.collect()
+    del bench
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _load(job: Job, folder: Path, device: str, dtype: str) -> Bench:
@@ -110,7 +142,7 @@ def _load(job: Job, folder: Path, device: str, dtype: str) -> Bench:
     kind = getattr(torch, dtype)
     say(f"matrix product and loading, {device} {dtype}")
     rate = matmul_rate(device, kind, job.sizes.matmul[device])
-    efforts = {part: job.effort(device, dtype, part) for part in ("unet", "vae", "picture")}
+    efforts = {part: job.effort(device, dtype, part) for part in ("unet", "vae", "picture", *OF_TASKS)}
     return load_both(folder, job.sizes, device, kind, job.variants[device], rate, efforts)
 
 

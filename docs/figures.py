@@ -44,20 +44,43 @@ def checker() -> str:
 
 
 def tasks() -> str:
-    """How well the bundled model does on pictures that it is given."""
+    """How well the bundled models do on pictures that they are given."""
     result = read("tasks.json")
-    rows = ["| what | share |", "| --- | --- |"]
-    rows += [f"| {name} | {100 * share:.1f} % |" for name, share in result["shares"].items()]
-    rows += [
-        "",
-        f"{result['cases']} cases of each. Image to image: {result['steps']} DDIM steps, guidance scale "
-        f"{result['guidance_scale']:g}. Inpainting: {_settings(result['inpainting'])}.",
-    ]
+    rows = ["| by | settings | what | share |", "| --- | --- | --- | --- |"]
+    for name, run in result["runs"].items():
+        for what, share in run["shares"].items():
+            rows.append(f"| {name} | {_settings(run['settings'])} | {what} | {100 * share:.1f} % |")
+    rows += ["", f"{result['cases']} cases of each, DDIM."]
     return "\n".join(rows)
 
 
 def _settings(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items())
+    return ", ".join(
+        f"{name.replace('_', ' ').replace('num inference ', '')} {value:g}" for name, value in values.items()
+    )
+
+
+def classes() -> str:
+    """How often the checker reads the class that a class model was asked for, by guidance scale."""
+    result = read("classes.json")
+    scales, shares = ([point[key] for point in result["curve"]] for key in ("guidance_scale", "share"))
+    percents = [f"{100 * share:.1f}" for share in shares]
+    return "\n".join(
+        [
+            "```mermaid",
+            "xychart-beta",
+            f'    x-axis "guidance scale" [{", ".join(f"{scale:g}" for scale in scales)}]',
+            '    y-axis "class read, %" 0 --> 100',
+            f"    line [{', '.join(percents)}]",
+            "```",
+            "",
+            f"| guidance scale | {' | '.join(f'{scale:g}' for scale in scales)} |",
+            f"| --- |{' --- |' * len(scales)}",
+            f"| class read | {' | '.join(f'{percent} %' for percent in percents)} |",
+            "",
+            f"{result['pictures']} pictures at each scale, {result['steps']} DDIM steps, {result['dtype']}.",
+        ]
+    )
 
 
 def superres() -> str:
@@ -133,8 +156,10 @@ FIGURES: dict[str, Callable[[], str]] = {
     "tasks": tasks,
     "superres": superres,
     "large": large,
+    "classes": classes,
     "summary": summary,
     "benchmark_cpu": lambda: benchmark("benchmarks.json"),
+    "benchmark_tasks": lambda: benchmark("benchmarks-tasks.json"),
     "benchmark_cuda": lambda: benchmark("benchmarks-cuda.json"),
 }
 

@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_sd import make_upscaler_folder
 
-from latentgen import Class2ImagePipeline, DDIMScheduler, Img2ImgPipeline, Text2ImagePipeline, __version__, cli
+from latentgen import Class2ImagePipeline, DDIMScheduler, Img2ImgPipeline, Text2ImagePipeline, __version__
 from latentgen.bundled import BUNDLED_GUIDANCE
-from latentgen.cli import main
+from latentgen.cli import main, parser, values
 from latentgen.diffusion.noise import MAX_SEED
 from latentgen.models import AutoencoderKL, ClassEmbedder, UNet2DConditionModel
 from latentgen.pipelines.png import read_record
@@ -353,9 +353,9 @@ def test_wrong_usage_exits_with_2(arguments, capsys, nothing_is_loaded):
 
 
 def test_words_of_the_command_line_are_those_of_the_library():
-    assert tuple(SHORT_NAMES) == cli.SCHEDULERS
-    assert tuple(DTYPE_NAMES) == cli.DTYPES
-    assert MAX_SEED == cli.MAX_SEED
+    assert tuple(SHORT_NAMES) == parser.SCHEDULERS
+    assert tuple(DTYPE_NAMES) == parser.DTYPES
+    assert MAX_SEED == values.MAX_SEED
 
 
 def test_usage_is_answered_without_torch():

@@ -93,7 +93,7 @@ def test_imports_go_one_way():
         ("nn/good.py", "from latentgen import __version__", []),
         ("nn/good.py", "import torch, latentgen.nn.attention as a\nfrom latentgen.nn.residual import B", []),
         ("models/good.py", "from latentgen.nn import attention", []),
-        ("cli.py", "import latentgen\nfrom latentgen import Text2ImagePipeline, training", []),
+        ("cli/__init__.py", "import latentgen\nfrom latentgen import Text2ImagePipeline, training", []),
     ],
 )  # fmt: skip
 def test_a_wrong_import_would_be_seen(tmp_path, monkeypatch, place, source, found):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from latentgen import AutoencoderKL, Class2ImagePipeline, SuperResPipeline, Text2ImagePipeline
+from latentgen import AutoencoderKL, Class2ImagePipeline, InpaintPipeline, SuperResPipeline, Text2ImagePipeline
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.training.folders import replacing_folder
 
@@ -22,7 +22,10 @@ LIMIT = 20_000_000  # bytes, of one model
 LIMIT_OF_ALL = 40_000_000
 
 PIPELINES: dict[str, type[Pipeline]] = {
-    name: cls for cls in (Text2ImagePipeline, Class2ImagePipeline, SuperResPipeline) for name in cls.folder_classes
+    "StableDiffusionPipeline": Text2ImagePipeline,
+    "StableDiffusionInpaintPipeline": InpaintPipeline,
+    "LDMSuperResolutionPipeline": SuperResPipeline,
+    "Class2ImagePipeline": Class2ImagePipeline,
 }
 
 

@@ -1,18 +1,18 @@
-"""Measures the bundled model on pictures that it is given: image to image and inpainting, judged by the checker.
+"""Measures the bundled models on pictures that they are given: image to image and inpainting, judged by the checker.
 
     python examples/tiny_scenes/evaluate_tasks.py --json docs/tasks.json --grid docs/tasks.png
     python docs/figures.py
 
 draws 256 cases of each. Image to image: a picture of one thing, and the same words with another colour, at strengths from 0.5 to
-0.8. Inpainting: a picture of one thing, a mask over its box, and words that ask for another thing there, with settings
-that were chosen on other cases.
+0.8. Inpainting: a picture of one thing, a mask over its box, and words that ask for another thing there, by the inpainting
+model, which is shown the mask, and by the text-to-image model, which is not. Settings were chosen on other cases.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,15 @@ STRENGTHS = (0.5, 0.6, 0.7, 0.8)
 MARGIN = 0.03
 """How far the mask reaches beyond the thing, as a fraction of the width."""
 
-INPAINTING = {"strength": 0.5, "repeats": 4, "guidance_scale": 5.0, "num_inference_steps": 25}
-"""The best of some ten that were tried on 48 other cases."""
+INPAINTING = {"guidance_scale": BUNDLED_GUIDANCE, "num_inference_steps": 25}
+BLENDING = {"strength": 0.5, "repeats": 4, "guidance_scale": 5.0, "num_inference_steps": 25}
+"""For the text-to-image model: the best of some ten that were tried on 48 other cases."""
 
 Case = tuple[Scene, Scene, str]
 """A scene, what is to become of it, and the words for that."""
+
+Measured = tuple[dict[str, float], list[Image.Image]]
+"""Shares, and the pictures that they are of."""
 
 
 def recoloured(rng: np.random.Generator) -> Case:
@@ -80,7 +84,7 @@ def box_of(scene: Scene, size: int) -> Image.Image:
     return Image.fromarray(mask)
 
 
-def measure_img2img(cases: Sequence[Case], steps: int, guidance: float) -> tuple[dict[str, float], list[Image.Image]]:
+def measure_img2img(cases: Sequence[Case], steps: int, guidance: float) -> Measured:
     """The shares of pictures that show the new colour, and the old background."""
     pipe = Img2ImgPipeline.from_pretrained(bundled_model())
     drawn: list[Image.Image] = []
@@ -101,12 +105,18 @@ def measure_img2img(cases: Sequence[Case], steps: int, guidance: float) -> tuple
     return {name: float(share) for name, share in shares.items()}, drawn
 
 
-def measure_inpainting(cases: Sequence[Case], **settings: Any) -> tuple[dict[str, float], list[Image.Image]]:
-    """The shares of pictures that show the new thing, and keep every pixel outside the mask."""
-    pipe = InpaintPipeline.from_pretrained(bundled_model())
+def measure_inpainting(cases: Sequence[Case], task: str, **settings: Any) -> Measured:
+    """The shares of pictures that show the new thing, and keep every pixel outside the mask.
+
+    Args:
+        cases: to be drawn.
+        task: of the bundled model that draws them.
+        settings: of the call.
+    """
+    pipe = InpaintPipeline.from_pretrained(bundled_model(task))
     drawn: list[Image.Image] = []
     kept = []
-    for start in tqdm(range(0, len(cases), BATCH), desc="inpainting"):
+    for start in tqdm(range(0, len(cases), BATCH), desc=f"inpainting, {task} model"):
         part = cases[start : start + BATCH]
         before = [render(scene) for scene, *_ in part]
         masks = [box_of(scene, before[0].width) for scene, *_ in part]
@@ -151,17 +161,26 @@ def main() -> None:
     arguments = parser.parse_args()
 
     rng = np.random.default_rng((STREAM, arguments.seed))
-    result: dict[str, Any] = {"cases": arguments.count, "steps": arguments.steps, "guidance_scale": arguments.guidance}
-    result |= {"inpainting": INPAINTING, "shares": {}}
+    recolour, another = ([make(rng) for _ in range(arguments.count)] for make in (recoloured, replaced))
+    runs: dict[str, tuple[list[Case], Callable[[], Measured], dict[str, Any]]] = {
+        "image to image": (
+            recolour,
+            lambda: measure_img2img(recolour, arguments.steps, arguments.guidance),
+            {"num_inference_steps": arguments.steps, "guidance_scale": arguments.guidance},
+        ),
+        "inpainting model": (another, lambda: measure_inpainting(another, "inpainting", **INPAINTING), INPAINTING),
+        "text-to-image model, blended": (another, lambda: measure_inpainting(another, "text", **BLENDING), BLENDING),
+    }
+    result: dict[str, Any] = {"cases": arguments.count, "runs": {}}
     rows = []
-    whole = {"steps": arguments.steps, "guidance": arguments.guidance}
-    for make, measure, settings in ((recoloured, measure_img2img, whole), (replaced, measure_inpainting, INPAINTING)):
-        cases = [make(rng) for _ in range(arguments.count)]
-        shares, drawn = measure(cases, **settings)
-        result["shares"] |= shares
-        print(", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()), flush=True)
+    for name, (cases, measure, settings) in runs.items():
+        shares, drawn = measure()
+        result["runs"][name] = {"settings": settings, "shares": shares}
+        print(f"{name}: " + ", ".join(f"{what} {100 * share:.1f} %" for what, share in shares.items()), flush=True)
         shown = range(0, arguments.count, max(1, arguments.count // 12))
-        rows += [[render(cases[k][0]) for k in shown][:12], [drawn[k] for k in shown][:12]]
+        if cases is not another or settings is INPAINTING:  # once for both models
+            rows.append([render(cases[k][0]) for k in shown][:12])
+        rows.append([drawn[k] for k in shown][:12])
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     if arguments.grid:

@@ -5,6 +5,7 @@ import math
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import count
 from math import inf
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 import torch
 
 from benchmarks import machine, pairing, processes
+from benchmarks.limits import Limit, decode_limit
 from benchmarks.merging import check_same, merge
+from benchmarks.model_folder import make_model_folder
 from benchmarks.pairing import Pairing, take_turns
 from benchmarks.processes import run_lives
 from benchmarks.report import Report
 from benchmarks.rows import make_row
-from benchmarks.settings import DTYPES, EFFORTS, QUICK, effort
+from benchmarks.settings import DTYPES, EFFORTS, OF_TASKS, QUICK, effort
 
 ROOT = Path(__file__).parents[2]
 ROWS = {
@@ -28,6 +31,9 @@ ROWS = {
     "unet": ("UNet step, as pipelines run it", "UNet forward, nothing prepared"),
     "vae": ("VAE decode",),
     "picture": ("picture, 5 steps",),
+    "img2img": ("image to image, 2 steps",),
+    "inpaint": ("inpainting, 9 channels, 2 steps",),
+    "upscale": ("x4 upscaler, 16 to 64, 2 steps",),
 }
 
 
@@ -91,7 +97,9 @@ def test_matmul_rate_is_that_of_the_fastest_way_to_multiply(monkeypatch):
 
 def test_fresh_processes_take_turns_at_being_first_and_all_tell_their_memory(monkeypatch):
     seen = []
-    monkeypatch.setattr(processes, "_run", lambda library, stage, job: seen.append((library, stage)) or {"x": library})
+    monkeypatch.setattr(
+        processes, "run_life", lambda library, stage, job: seen.append((library, stage)) or {"x": library}
+    )
     lives = run_lives(Path("x"), QUICK, "cpu", "float32", None, 3, ["load", "memory"])
     order = ["latentgen", "diffusers", "diffusers", "latentgen", "latentgen", "diffusers"]
     assert seen == [(library, "memory") for library in order]
@@ -124,12 +132,16 @@ def report(**changes):
     return Report(**fields | changes)
 
 
+LIMIT = Limit(name="decode", device="cpu", dtype="float32", unit="GiB", value=1.5, most=4.0)
+
+
 def step(rate, ours=2.0):
     return make_row("unet", "step", "cpu", "float32", [ours], [4.0], flops=8 * 10**9, rate=rate)
 
 
 def test_table():
-    text = report(rows=[*report().rows, step(1.8e11)]).to_markdown()
+    text = report(rows=[*report().rows, step(1.8e11)], limits=[LIMIT]).to_markdown()
+    assert "| decode, CPU, float32 | 1.50 GiB | 4.00 GiB |" in text
     assert "| load again | 3 ms | 1.00 s | 0.003 (0.002 to 0.004) | 2 |  |  |" in text
     assert "| peak memory | 3.00 GiB | 6.00 GiB | 0.50 | 1 |  |  |" in text
     assert "| step | 2.00 s | 4.00 s | 0.50 | 1 | 2% / 1% |  |" in text
@@ -152,7 +164,7 @@ def test_parts_that_were_measured_apart_name_each_rate():
 
 
 def test_json_keeps_everything():
-    before = report(rows=[*report().rows, step(1.8e11)], torch_import=[1.0])
+    before = report(rows=[*report().rows, step(1.8e11)], torch_import=[1.0], limits=[LIMIT])
     after = Report.from_json(before.to_json())
     assert after == before
     assert json.loads(before.to_json())["rows"][2]["share_diffusers"] == pytest.approx(1 / 90)
@@ -170,6 +182,7 @@ def test_parts_measured_one_after_another_make_one_report():
         seconds=2.0,
     )  # fmt: skip
     both = merge(first, second)
+    assert merge(replace(first, limits=[LIMIT]), second).limits == [LIMIT]
     assert both.rows == [imports, *report().rows, step(2e11, ours=1.0)]  # measured again: the new one stands
     assert both.settings["parts"] == ["import", "load", "unet"]
     assert both.settings["load_average"] == 0.5
@@ -202,6 +215,15 @@ def test_flops_of_a_picture_are_those_of_its_steps():
     assert picture_flops(draw, 7) == count_flops(lambda: draw(7)) == 2 * (2 * 27 + 7 * 125)
 
 
+def test_a_decode_tells_the_memory_above_its_weights(tmp_path):
+    """Pixels are among it, and no limit is passed: what the loader has mapped is not counted."""
+    make_model_folder(tmp_path, QUICK, variants=[None])
+    pixels = 3 * QUICK.large**2 * 4 / 2**30
+    limit = decode_limit(tmp_path, QUICK, "cpu", None)
+    assert pixels < limit.value < 0.5
+    assert limit.most == pytest.approx(4e9 / 2**30)
+
+
 @pytest.mark.slow
 def test_quick_run_gives_every_row(tmp_path):
     result = tmp_path / "result.json"
@@ -215,9 +237,13 @@ def test_quick_run_gives_every_row(tmp_path):
         for key in ("latentgen", "diffusers", "ratio", "lowest", "highest", "pairs"):
             assert math.isfinite(row[key]), (row["name"], key)
             assert row[key] > 0, (row["name"], key)
+        if row["part"] in OF_TASKS:
+            assert row["difference"] <= 1e-4, row["name"]
         if row["part"] in ("unet", "vae", "picture"):
             assert row["flops"] > 0
             assert row["rate"] > 0
             assert 0 < row["share_latentgen"] < 1.5
             assert row["difference"] <= 1e-4, row["name"]  # the same weights give the same result
+    (limit,) = content["limits"]
+    assert 0 < limit["value"] < limit["most"]
     assert {"cpu", "cores", "libraries"} <= content["machine"].keys()

@@ -42,16 +42,16 @@ def test_the_mask_covers_the_thing_and_little_else():
 
 
 @pytest.mark.parametrize(
-    ("make", "measure", "names"),
+    ("make", "measure", "settings", "names"),
     [
-        ("recoloured", "measure_img2img", {"new colour", "background kept"}),
-        ("replaced", "measure_inpainting", {"new thing", "pixels outside the mask kept"}),
+        ("recoloured", "measure_img2img", {"steps": 2, "guidance": 2.0}, {"new colour", "background kept"}),
+        ("replaced", "measure_inpainting", {"task": "text", "num_inference_steps": 2, "guidance_scale": 2.0},
+         {"new thing", "pixels outside the mask kept"}),
+        ("replaced", "measure_inpainting", {"task": "inpainting", "num_inference_steps": 2, "guidance_scale": 2.0},
+         {"new thing", "pixels outside the mask kept"}),
     ],
-)
-def test_both_are_measured(make, measure, names):
-    settings = (
-        {"steps": 2, "guidance": 2.0} if make == "recoloured" else {"num_inference_steps": 2, "guidance_scale": 2.0}
-    )
+)  # fmt: skip
+def test_all_are_measured(make, measure, settings, names):
     shares, drawn = getattr(evaluate_tasks, measure)(cases(getattr(evaluate_tasks, make), 3), **settings)
     assert shares.keys() == names
     assert len(drawn) == 3

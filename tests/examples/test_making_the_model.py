@@ -116,17 +116,23 @@ def test_the_other_tasks_are_trained_from_data_to_figures(train):
     ]
     assert train("superres", script="train_tasks.sh")[-5:] == [*stage_2, *end]
     assert train("classes", script="train_tasks.sh") == [
-        f"{example}/make_dataset.py {runs}/classes --count 16000 --things 1 --seed 3",
+        f"{example}/make_dataset.py {runs}/classes --count 32000 --things 1 --seed 3",
         f"-m latentgen.cli train diffusion {example}/classes.toml --resume",
-        f"{example}/evaluate_classes.py {runs}/classes_diffusion/model --grid {runs}/classes.png",
+        f"{example}/evaluate_classes.py {runs}/classes_diffusion/model --json docs/classes.json --grid docs/classes.png",
         "docs/figures.py",
     ]
-    with pytest.raises(RuntimeError, match=r"^usage: bash .*train_tasks.sh superres\|classes\n$"):
+    assert train("inpainting", script="train_tasks.sh") == [
+        f"-m latentgen.cli train diffusion {example}/inpainting.toml --resume",
+        f"{example}/bundle.py {runs}/inpainting/model {package}/tiny_scenes_inpaint",
+        f"{example}/evaluate_tasks.py --json docs/tasks.json --grid docs/tasks.png",
+        "docs/figures.py",
+    ]
+    with pytest.raises(RuntimeError, match=r"^usage: bash .*train_tasks.sh superres\|inpainting\|classes\n$"):
         train(script="train_tasks.sh")
 
 
 @pytest.mark.parametrize(
-    "name", ["autoencoder", "autoencoder_f4", "diffusion", "superres", "superres_whole", "classes"]
+    "name", ["autoencoder", "autoencoder_f4", "diffusion", "superres", "superres_whole", "inpainting", "classes"]
 )
 def test_settings_can_be_read(name):
     kind = AutoencoderTraining if name.startswith("autoencoder") else DiffusionTraining

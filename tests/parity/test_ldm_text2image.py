@@ -8,10 +8,12 @@ import pytest
 import torch
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from test_vq_model import VAE
-from tiny_sd import scatter
+from tiny_sd import make_encoder, scatter
 from transformers import BertTokenizer
 
 from latentgen.pipelines.img2img import Img2ImgPipeline
+from latentgen.pipelines.inpaint import InpaintPipeline
+from latentgen.pipelines.superres import SuperResPipeline
 from latentgen.pipelines.text2image import Text2ImagePipeline
 from latentgen.text import load_bert_tokenizer
 from latentgen.weights.errors import WeightsError
@@ -103,13 +105,41 @@ def test_neighbours_and_what_is_refused(pipes, tmp_path):
     assert torch.allclose(both[1], ours(PROMPTS[1], seed=5, **call).images[0], rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="clip_skip=1 is not a number of layers that can be left out"):
         ours("a cat", clip_skip=1, **call)
-    with pytest.raises(WeightsError, match=r"is of a LDMTextToImagePipeline.*Use Text2ImagePipeline"):
-        Img2ImgPipeline.from_pretrained(folder)
+    with pytest.raises(
+        WeightsError, match=r"is of a LDMTextToImagePipeline.*Use Text2ImagePipeline, Img2ImgPipeline or Inp"
+    ):
+        SuperResPipeline.from_pretrained(folder)
     (tmp_path / "vocab.txt").write_text("a\ncat\n")
     with pytest.raises(WeightsError, match=r"has no vocabulary of BERT's kind: it lacks \[UNK\]"):
         load_bert_tokenizer(tmp_path)
     with pytest.raises(WeightsError, match=r"vocab\.txt is missing"):
         load_bert_tokenizer(folder)
+
+
+@pytest.mark.parametrize("cls", [Img2ImgPipeline, InpaintPipeline])
+def test_pictures_from_pictures(pipes, tmp_path, cls):
+    """No pipeline of diffusers does this; the embeddings of its text encoder must give the picture of the prompts."""
+    _, theirs, folder = pipes
+    pipe = cls.from_pretrained(folder, device="cpu", dtype="float32")
+    pipe.show_progress = False
+    assert pipe.scheduler.clip_sample is False
+    picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
+    call = {"image": picture, "num_inference_steps": 4, "seed": 3, "output_type": "pt", "strength": 0.75}
+    if cls is InpaintPipeline:
+        call["mask_image"] = torch.zeros(1, 32, 32).index_fill(2, torch.arange(8, 24), 1.0)
+    ids = theirs.tokenizer(PROMPTS, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    blank = theirs.tokenizer([""], padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        positive, negative = theirs.bert(ids)[0], theirs.bert(blank)[0]
+    drawn = pipe(PROMPTS, **call).images
+    given = pipe(prompt_embeds=positive, negative_prompt_embeds=negative.expand(2, -1, -1), **call).images
+    assert float((drawn - given).abs().max()) <= LIMIT
+    assert float((drawn[0] - pipe(PROMPTS[1], **call).images[0]).abs().max()) > 10 * LIMIT
+    pipe.save_pretrained(tmp_path / "kept")
+    again = Text2ImagePipeline.from_pretrained(tmp_path / "kept", device="cpu", dtype="float32")
+    assert type(again.text_encoder).__name__ == "LDMBertModel"
+    with pytest.raises(ValueError, match=r"tokenizer is a BertTokenizer and text_encoder a CLIPTextModel|must agree"):
+        cls(**{**pipe.components, "text_encoder": make_encoder()})
 
 
 def test_a_tokenizer_of_another_kind_is_refused(pipes, sd1_folder):

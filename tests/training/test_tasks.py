@@ -178,9 +178,12 @@ def test_shrinking_is_by_all_pixels():
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('task = "layout"', "task='layout' must be one of text, class, super_resolution"),
-        ('task = "class"', r"\[text\] is for task text and has no meaning for class: leave it out"),
-        ('task = "super_resolution"\ncondition_dropout = 0.1', "condition_dropout is for task text or class"),
+        ('task = "layout"', "task='layout' must be one of text, class, super_resolution, inpainting"),
+        ('task = "class"', r"\[text\] is for task text or inpainting and has no meaning for class: leave it out"),
+        (
+            'task = "super_resolution"\ncondition_dropout = 0.1',
+            "condition_dropout is for task text or inpainting or class",
+        ),
     ],
 )
 def test_settings_of_another_task_are_refused(workplace, lines, message):

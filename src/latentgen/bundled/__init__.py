@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-MODELS = {"text": "tiny_scenes", "super_resolution": "tiny_scenes_x4"}
+MODELS = {"text": "tiny_scenes", "inpainting": "tiny_scenes_inpaint", "super_resolution": "tiny_scenes_x4"}
 """Folders by task, as the settings of a training run call it."""
 
-BUNDLED_GUIDANCE = (
-    2.0  # the guidance scale that the figures of the text model in docs/bundled-model.md were measured at
-)
+BUNDLED_GUIDANCE = 2.0
+"""The guidance scale that the figures of the text and the inpainting model were measured at."""
 
 
 def bundled_model(task: str = "text") -> Path:
     """The folder of a bundled model. How they were made: examples/tiny_scenes/README.md.
 
     Args:
-        task: "text" for `Text2ImagePipeline`, `Img2ImgPipeline` and `InpaintPipeline`: 128 x 128 pictures of one or two shapes,
-            for prompts such as "a small red circle to the left of a large blue star, striped grey background".
+        task: "text" for `Text2ImagePipeline` and `Img2ImgPipeline`: 128 x 128 pictures of one or two shapes, for prompts such as
+            "a small red circle to the left of a large blue star, striped grey background". "inpainting" for
+            `InpaintPipeline`: a part of such pictures, for such prompts.
             "super_resolution" for `SuperResPipeline`: such pictures at 4 times the width and height, made for 32 x 32 pixels.
 
     Raises:

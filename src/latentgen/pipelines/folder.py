@@ -165,7 +165,7 @@ LOADED_BY = {
     "StableDiffusionInpaintPipeline": "InpaintPipeline",
     "StableDiffusionUpscalePipeline": "SuperResPipeline",
     "LDMPipeline": "UnconditionalPipeline",
-    "LDMTextToImagePipeline": "Text2ImagePipeline",
+    "LDMTextToImagePipeline": "Text2ImagePipeline, Img2ImgPipeline or InpaintPipeline",
     "LDMSuperResolutionPipeline": "SuperResPipeline",
     "LDMInpaintPipeline": "InpaintPipeline",
     "Class2ImagePipeline": "Class2ImagePipeline",

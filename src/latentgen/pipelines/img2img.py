@@ -10,6 +10,7 @@ from torch import Tensor
 
 from latentgen.diffusion.noise import NoiseStream
 from latentgen.models.autoencoder_kl import AutoencoderKL
+from latentgen.models.ldm_bert import LDMBertModel
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.pipelines.first_stage import encode
 from latentgen.pipelines.inputs import check_count, count_pairs, resolve_seeds
@@ -18,12 +19,21 @@ from latentgen.pipelines.pictures import pad_to_multiple, read_pictures
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
 from latentgen.pipelines.solver import first_knot, knot_of_start
-from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
+from latentgen.pipelines.text_condition import (
+    DEFAULTS_OF_LDM,
+    KINDS,
+    NAMES_OF_LDM,
+    OF_LDM,
+    check_text_width,
+    check_tokenizer,
+    check_unet_channels,
+    condition_on_text,
+)
 from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
 
 
 class Img2ImgPipeline(Pipeline):
@@ -37,23 +47,30 @@ class Img2ImgPipeline(Pipeline):
 
     component_kinds: ClassVar[dict[str, str]] = {
         "vae": "latentgen.AutoencoderKL",
-        "text_encoder": "transformers.CLIPTextModel",
-        "tokenizer": "transformers.CLIPTokenizer",
+        **KINDS,
         "unet": "latentgen.UNet2DConditionModel",
         "scheduler": "latentgen.schedulers.Scheduler",
     }
-    folder_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+    folder_classes: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", OF_LDM)
+    folder_names: ClassVar[dict[str, dict[str, str]]] = NAMES_OF_LDM
+    other_defaults: ClassVar[dict[str, dict[str, Any]]] = DEFAULTS_OF_LDM
 
     def __init__(
         self,
         *,
         vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel | LDMBertModel,
+        tokenizer: CLIPTokenizer | BertTokenizer,
         unet: UNet2DConditionModel,
         scheduler: Scheduler,
     ) -> None:
         """Put components together.
+
+        Args:
+            vae: the autoencoder.
+            text_encoder, tokenizer: both CLIP's, or LDM's transformer and BERT's tokenizer.
+            unet: a text-to-image model's.
+            scheduler: with the model's settings.
 
         Raises:
             ValueError: if they do not fit one another.
@@ -68,6 +85,11 @@ class Img2ImgPipeline(Pipeline):
     def _check_fit(self) -> None:
         check_unet_channels(self.unet, self.vae)
         check_text_width(self.text_encoder, self.unet)
+        check_tokenizer(self.tokenizer, self.text_encoder)
+
+    @property
+    def _folder_class(self) -> str:
+        return OF_LDM if isinstance(self.text_encoder, LDMBertModel) else self.folder_classes[0]
 
     @torch.no_grad()
     def __call__(

@@ -14,6 +14,7 @@ from torch import Tensor
 from latentgen.diffusion.noise import NoiseStream
 from latentgen.diffusion.plan import Plan
 from latentgen.models.first_stage import FirstStage
+from latentgen.models.ldm_bert import LDMBertModel
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.models.unet2d import UNet2DModel
 from latentgen.models.vq_model import VQModel
@@ -34,13 +35,22 @@ from latentgen.pipelines.pictures import read_masks, read_pictures
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
 from latentgen.pipelines.solver import first_knot
-from latentgen.pipelines.text_condition import check_text_width, check_unet_channels, condition_on_text
+from latentgen.pipelines.text_condition import (
+    DEFAULTS_OF_LDM,
+    KINDS,
+    NAMES_OF_LDM,
+    OF_LDM,
+    check_text_width,
+    check_tokenizer,
+    check_unet_channels,
+    condition_on_text,
+)
 from latentgen.runtime.tiling import Tiling
 from latentgen.runtime.warn import warn_user
 from latentgen.schedulers import Scheduler
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
 
 Picture = Image.Image | np.ndarray | Tensor
 
@@ -65,8 +75,7 @@ class InpaintPipeline(Pipeline):
 
     component_kinds: ClassVar[dict[str, str]] = {
         "vae": "latentgen.FirstStage",
-        "text_encoder": "transformers.CLIPTextModel",
-        "tokenizer": "transformers.CLIPTokenizer",
+        **KINDS,
         "unet": "latentgen.UNet2DConditionModel or latentgen.UNet2DModel",
         "scheduler": "latentgen.schedulers.Scheduler",
     }
@@ -76,7 +85,10 @@ class InpaintPipeline(Pipeline):
         "StableDiffusionPipeline",
         "StableDiffusionImg2ImgPipeline",
         "LDMInpaintPipeline",
+        OF_LDM,
     )
+    folder_names: ClassVar[dict[str, dict[str, str]]] = NAMES_OF_LDM
+    other_defaults: ClassVar[dict[str, dict[str, Any]]] = DEFAULTS_OF_LDM
 
     vae: Any
     unet: Any
@@ -87,8 +99,8 @@ class InpaintPipeline(Pipeline):
         vae: FirstStage[Any],
         unet: UNet2DConditionModel | UNet2DModel,
         scheduler: Scheduler,
-        text_encoder: CLIPTextModel | None = None,
-        tokenizer: CLIPTokenizer | None = None,
+        text_encoder: CLIPTextModel | LDMBertModel | None = None,
+        tokenizer: CLIPTokenizer | BertTokenizer | None = None,
     ) -> None:
         """Put components together.
 
@@ -96,7 +108,7 @@ class InpaintPipeline(Pipeline):
             vae: an `AutoencoderKL` or a `VQModel`.
             unet: a text-to-image model's, an inpainting model's, or LDM's, which attends to no texts.
             scheduler: with the model's settings.
-            text_encoder, tokenizer: both, or neither for LDM's inpainting model.
+            text_encoder, tokenizer: both CLIP's, or LDM's transformer and BERT's tokenizer; neither for LDM's inpainting model.
 
         Raises:
             ValueError: if they do not fit one another.
@@ -122,6 +134,7 @@ class InpaintPipeline(Pipeline):
         if self._knows_texts:
             check_unet_channels(self.unet, self.vae, channels, 2 * channels + 1)
             check_text_width(self.text_encoder, self.unet)
+            check_tokenizer(self.tokenizer, self.text_encoder)
             return
         config = self.unet.config
         if (config.in_channels, config.out_channels) != (2 * channels + 1, channels) or config.num_class_embeds:
@@ -140,7 +153,9 @@ class InpaintPipeline(Pipeline):
     def _folder_class(self) -> str:
         if not self._knows_texts:
             return "LDMInpaintPipeline"
-        return self.folder_classes[0 if self._sees_the_mask else 1]
+        if self._sees_the_mask:
+            return self.folder_classes[0]
+        return OF_LDM if isinstance(self.text_encoder, LDMBertModel) else self.folder_classes[1]
 
     @property
     def _sees_the_mask(self) -> bool:

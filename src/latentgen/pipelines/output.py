@@ -38,8 +38,7 @@ class ImageOutput:
 
 def to_pil(pixels: Tensor) -> list[Image.Image]:
     """(N, 3, H, W) in [0, 1] to N 8-bit RGB pictures."""
-    array = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in array]
+    return [Image.fromarray((p * 255).round_().to(torch.uint8).permute(1, 2, 0).cpu().numpy()) for p in pixels]
 
 
 def of_type(pixels: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from latentgen.models.first_stage import FirstStage
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.models.unet2d import UNet2DModel
 from latentgen.pipelines.inputs import check_count, count_pairs, is_whole, refuse, resolve_seeds
+from latentgen.pipelines.memory import Work
 from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pictures import read_pictures
 from latentgen.pipelines.pipeline import Pipeline
@@ -21,6 +23,7 @@ from latentgen.pipelines.text_condition import check_text_width, condition_on_te
 from latentgen.runtime.tiling import Tiling
 from latentgen.runtime.warn import warn_user
 from latentgen.schedulers import Scheduler
+from latentgen.weights.sizes import read_bytes
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -154,6 +157,7 @@ class SuperResPipeline(Pipeline):
         negative_prompt_embeds: Tensor | None = None,
         clip_skip: int | None = None,
         tiling: Tiling | None = None,
+        memory: int | str | None = None,
         output_type: OutputType = "pil",
         callback_on_step_end: Callback | None = None,
         show_progress: bool | None = None,
@@ -182,6 +186,8 @@ class SuperResPipeline(Pipeline):
             negative_prompt_embeds: (B, S, D) instead of `negative_prompt`.
             clip_skip: leave out the text encoder's last layers, so many.
             tiling: for large pictures, a `Tiling` that says in which tiles the UNet and the VAE work; None is none.
+            memory: instead of `tiling`, the most that the call may take above the weights, in bytes or as "4GB": it works in the
+                largest tiles with which it takes no more, and whole if that does. An estimate, on the safe side.
             output_type: "pil", "np", "pt" or "latent"; see `ImageOutput`.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})` after each step; may return a
                 dictionary whose "latents" replace them, and may raise `StopSampling` to end the call with what there is.
@@ -216,6 +222,9 @@ class SuperResPipeline(Pipeline):
             callback=callback_on_step_end,
             show_progress=show_progress,
         )
+        bound = None if memory is None else read_bytes("memory", memory, otherwise=", or None for no bound")
+        if bound is not None and tiling is not None:
+            raise ValueError("memory and tiling are two ways to say one thing: give one of them.")
         per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
         level = self._noise_level(noise_level) if self._knows_texts else None
         pixels = read_pictures("image", image, max_pixels=self.max_pixels)
@@ -227,6 +236,10 @@ class SuperResPipeline(Pipeline):
             pairs = count_pairs(len(condition.positive), len(pixels))
             condition = condition.expanded(pairs).repeated(per_pair)
         seeds = resolve_seeds(seed, generator, pairs * per_pair)
+        if bound is not None:
+            height, width = pixels.shape[2:]
+            work = Work(unet=self.unet, vae=self.vae, count=len(seeds), guided=call.guided, height=height, width=width)
+            call = replace(call, tiling=work.tiling(bound))
         noise = NoiseStream(seeds, (self.vae.config.embed_dim, *pixels.shape[2:]), self.device)
 
         small = pixels.expand(pairs, -1, -1, -1).repeat_interleave(per_pair, 0).to(self.device) * 2 - 1

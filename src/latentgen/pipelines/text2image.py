@@ -16,7 +16,16 @@ from latentgen.pipelines.inputs import check_count, check_size, resolve_seeds
 from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
-from latentgen.pipelines.text_condition import check_text_width, check_tokenizer, check_unet_channels, condition_on_text
+from latentgen.pipelines.text_condition import (
+    DEFAULTS_OF_LDM,
+    KINDS,
+    NAMES_OF_LDM,
+    OF_LDM,
+    check_text_width,
+    check_tokenizer,
+    check_unet_channels,
+    condition_on_text,
+)
 from latentgen.runtime.tiling import Tiling
 from latentgen.schedulers import Scheduler
 
@@ -35,22 +44,17 @@ class Text2ImagePipeline(Pipeline):
 
     component_kinds: ClassVar[dict[str, str]] = {
         "vae": "latentgen.FirstStage",
-        "text_encoder": "transformers.CLIPTextModel or latentgen.LDMBertModel",
-        "tokenizer": "transformers.CLIPTokenizer or transformers.BertTokenizer",
+        **KINDS,
         "unet": "latentgen.UNet2DConditionModel",
         "scheduler": "latentgen.schedulers.Scheduler",
     }
     folder_classes: ClassVar[tuple[str, ...]] = (
         "StableDiffusionPipeline",
         "StableDiffusionImg2ImgPipeline",
-        "LDMTextToImagePipeline",
+        OF_LDM,
     )
-    folder_names: ClassVar[dict[str, dict[str, str]]] = {
-        "LDMTextToImagePipeline": {"vae": "vqvae", "text_encoder": "bert"}
-    }
-    other_defaults: ClassVar[dict[str, dict[str, Any]]] = {
-        "LDMTextToImagePipeline": {"clip_sample": False}  # other libraries correct no offset here
-    }
+    folder_names: ClassVar[dict[str, dict[str, str]]] = NAMES_OF_LDM
+    other_defaults: ClassVar[dict[str, dict[str, Any]]] = DEFAULTS_OF_LDM
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class Text2ImagePipeline(Pipeline):
 
     @property
     def _folder_class(self) -> str:
-        return "LDMTextToImagePipeline" if isinstance(self.text_encoder, LDMBertModel) else self.folder_classes[0]
+        return OF_LDM if isinstance(self.text_encoder, LDMBertModel) else self.folder_classes[0]
 
     @torch.no_grad()
     def __call__(

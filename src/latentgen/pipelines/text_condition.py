@@ -16,6 +16,21 @@ from latentgen.pipelines.inputs import check_prompts, check_tensor
 from latentgen.runtime.warn import warn_user
 from latentgen.text import check_clip_skip, encode_prompts
 
+OF_LDM = "LDMTextToImagePipeline"
+"""What LDM's text-to-image model is called in `model_index.json`."""
+
+NAMES_OF_LDM: dict[str, dict[str, str]] = {OF_LDM: {"vae": "vqvae", "text_encoder": "bert"}}
+"""What its folders call components: see `Pipeline.folder_names`."""
+
+DEFAULTS_OF_LDM: dict[str, dict[str, Any]] = {OF_LDM: {"clip_sample": False}}
+"""What its scheduler file means by leaving this out: other libraries correct no offset there."""
+
+KINDS = {
+    "text_encoder": "transformers.CLIPTextModel or latentgen.LDMBertModel",
+    "tokenizer": "transformers.CLIPTokenizer or transformers.BertTokenizer",
+}
+"""The components that make a text a condition: both Stable Diffusion's, or both LDM's."""
+
 
 class TextParts(Protocol):
     """What a pipeline needs to have for its condition to be a text."""

@@ -23,7 +23,7 @@ from latentgen.schedulers.config import for_latents
 
 C = TypeVar("C")
 
-TASKS = ("text", "class", "super_resolution")
+TASKS = ("text", "class", "super_resolution", "inpainting")
 """What a diffusion model may be conditioned on: see `latentgen.training.tasks`."""
 
 
@@ -224,7 +224,8 @@ class DiffusionTraining:
         autoencoder: folder of a trained first stage; a relative path counts from the config file.
         unet: what the UNet's `config.json` will hold; channels and context width follow the other components.
         scheduler: what `scheduler_config.json` will hold, `_class_name` included.
-        task: what pictures are drawn from: "text" (captions), "class" (labels) or "super_resolution" (smaller pictures).
+        task: what pictures are drawn from: "text" (captions), "class" (labels), "super_resolution" (smaller pictures) or
+            "inpainting" (captions, and what is around a mask).
         text: None is the defaults of `TextConfig`, or whatever `init_from` has; for texts only.
         condition_dropout: part of the captions replaced by the empty one, or of the labels by the null class, for
             classifier-free guidance; None is 0.1, and 0 for super-resolution.
@@ -263,16 +264,17 @@ class DiffusionTraining:
 
     def _check_task(self) -> None:
         """Refuse what another task has."""
-        others = {
-            "[text]": ("text", self.text),
-            "[samples] prompts": ("text", self.samples.prompts),
-            "condition_dropout": ("text and class", self.dropout),
-            "[data] crop": ("super_resolution", self.data.crop),
+        of_texts = ("text", "inpainting")
+        others: dict[str, tuple[tuple[str, ...], Any]] = {
+            "[text]": (of_texts, self.text),
+            "[samples] prompts": (("text",), self.samples.prompts),
+            "condition_dropout": ((*of_texts, "class"), self.dropout),
+            "[data] crop": (("super_resolution",), self.data.crop),
         }
         for name, (tasks, value) in others.items():
-            if value and self.task not in tasks.split(" and "):
+            if value and self.task not in tasks:
                 raise ValueError(
-                    f"{name} is for task {tasks.replace(' and ', ' or ')} and has no meaning for {self.task}: leave it out."
+                    f"{name} is for task {' or '.join(tasks)} and has no meaning for {self.task}: leave it out."
                 )
 
     def make_scheduler(self) -> Scheduler:

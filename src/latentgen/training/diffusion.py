@@ -74,8 +74,8 @@ class DiffusionStage:
         for name, side in (("size", data.size), ("crop", data.crop)):
             if side is not None and side % factor:
                 raise ValueError(f"[data] {name}={side} must be a multiple of {factor}, the autoencoder's factor.")
-        self.examples = read_folder(data.folder, captions=accelerator.is_main_process and config.task == "text")
         task = TASK_CLASSES[config.task]
+        self.examples = read_folder(data.folder, captions=accelerator.is_main_process and task.captions)
         self.task = task(config, accelerator, self.autoencoder, self.scheduler, self.examples)
         if config.run.init_from is not None and accelerator.is_main_process:
             warn_of_another_start(config.run.init_from, self.scheduler, self.autoencoder, folder)

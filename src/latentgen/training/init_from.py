@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import nn
 
 from latentgen.models.autoencoder_kl import AutoencoderConfig, AutoencoderKL
+from latentgen.models.denoising_unet import DenoisingUNet
 from latentgen.models.model import Model
 from latentgen.schedulers import Scheduler
 from latentgen.schedulers.config import TRAINED
@@ -38,6 +41,19 @@ def variant_to_read(folder: Path) -> str | None:
     found = [variant for stem in STEMS for variant in variants(names, stem)]
     plain = any(choose(names, stem, None) for stem in STEMS)
     return found[0] if len(found) == 1 and not plain else None
+
+
+def widen_input(unet: DenoisingUNet[Any], channels: int) -> None:
+    """Let a UNet take so many more channels. What is in them makes no difference at first: their weights are zero."""
+    old: nn.Conv2d = unet.conv_in
+    new = nn.Conv2d(old.in_channels + channels, old.out_channels, 3, padding=1, device=old.weight.device)
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, : old.in_channels] = old.weight
+        if old.bias is not None and new.bias is not None:
+            new.bias.copy_(old.bias)
+    unet.conv_in = new
+    unet.config = replace(unet.config, in_channels=new.in_channels)
 
 
 def autoencoder_folder(path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from torch import Tensor
 from latentgen.weights.config_files import component_path, read_json, write_json
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.safetensors_io import read_tensors, write_tensors
+from latentgen.weights.sizes import read_bytes
 from latentgen.weights.weight_files import (
     check_variant,
     choose,
@@ -23,8 +23,6 @@ from latentgen.weights.weight_files import (
     shard_name,
     single_name,
 )
-
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def load_tensors(folder: str | os.PathLike[str], stem: str, variant: str | None = None) -> dict[str, Tensor]:
@@ -143,18 +141,4 @@ def shard_limit(size: int | str | None) -> int:
     Raises:
         ValueError: if it is none of these, or less than 1 byte.
     """
-    if size is None:
-        return sys.maxsize
-    number: float | None = None
-    if isinstance(size, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
-        if match and match[2].upper() in UNITS:
-            number = float(match[1]) * UNITS[match[2].upper()]
-    elif isinstance(size, int | float) and not isinstance(size, bool):
-        number = size
-    if number is None or not 1 <= number <= sys.maxsize:
-        raise ValueError(
-            f"max_shard_size={size!r} is not a size: give a number of bytes, for example '10GB' or '500MB', or None for "
-            "no limit."
-        )
-    return int(number)
+    return sys.maxsize if size is None else read_bytes("max_shard_size", size, otherwise=", or None for no limit")

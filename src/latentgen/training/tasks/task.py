@@ -20,7 +20,7 @@ from latentgen.pipelines.pipeline import Pipeline
 from latentgen.schedulers import Scheduler
 from latentgen.training.config import DiffusionTraining
 from latentgen.training.image_folder import Example
-from latentgen.training.init_from import check_agreement, load_network
+from latentgen.training.init_from import check_agreement, load_network, widen_input
 from latentgen.training.loop import Batch
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Task(ABC):
 
     Attributes:
         parts: of a model's folder, those that training goes on with.
+        captions: whether it is shown the pictures' texts.
         crops: whether the condition lies on the latents' grid and is cut with them.
         module: UNet and conditioner as one network: noisy latents (B, C, h, w), timesteps (B,) and what `condition` gives, by
             name, to the output.
@@ -41,6 +42,7 @@ class Task(ABC):
     """
 
     parts: ClassVar[tuple[str, ...]]
+    captions: ClassVar[bool] = False
     crops: ClassVar[bool] = False
     module: nn.Module
     unet: DenoisingUNet[Any]
@@ -74,13 +76,16 @@ class Task(ABC):
 
         Args:
             cls: its class.
-            extra_channels: of a condition that is concatenated to the latents.
+            extra_channels: of a condition that is concatenated to the latents; a UNet that the run starts from and that takes
+                latents alone is widened by them.
             others: further settings that follow from other components.
         """
         settings, start, vae = self.config.unet, self.config.run.init_from, self.autoencoder.config
         size = self.config.data.size // vae.factor
         if start is not None:
             unet = load_network(cls, start / "unet", self.accelerator.device)
+            if extra_channels and unet.config.in_channels == vae.latent_channels:
+                widen_input(unet, extra_channels)
             wanted = {name: value for name, value in settings.items() if name != "sample_size"}
             check_agreement("unet", wanted, asdict(unet.config), start / "unet")
             unet.config = replace(unet.config, sample_size=size)  # what it is trained on from now on

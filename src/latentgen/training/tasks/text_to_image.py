@@ -43,16 +43,24 @@ class TextToImage(Task):
     """Captions, some of them dropped."""
 
     parts = ("unet", "text_encoder", "tokenizer")
+    captions = True
     unet: UNet2DConditionModel
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         with self.accelerator.main_process_first():
             self.tokenizer = self._tokenizer(train=self.accelerator.is_main_process)
-        self.unet = self._make_unet(UNet2DConditionModel, cross_attention_dim=self.text.hidden_size)
+        self.unet = self._make_unet(
+            UNet2DConditionModel, self.extra_channels, cross_attention_dim=self.text.hidden_size
+        )
         self.text_encoder = self._text_encoder()
         self.text_encoder.requires_grad_(True)
         self.module = TextConditioned(self.unet, self.text_encoder)
+
+    @property
+    def extra_channels(self) -> int:
+        """What the UNet is shown beside the latents."""
+        return 0
 
     @property
     def text(self) -> TextConfig:

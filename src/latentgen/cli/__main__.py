@@ -1,0 +1,7 @@
+"""`python -m latentgen.cli`: the command line, by the name that launchers take."""
+
+import sys
+
+from latentgen.cli import main
+
+sys.exit(main())

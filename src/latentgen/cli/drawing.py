@@ -1,0 +1,167 @@
+"""The commands that draw."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from latentgen import __version__
+from latentgen.bundled import BUNDLED_GUIDANCE, bundled_model
+from latentgen.cli.interrupts import leaving_at_once
+from latentgen.cli.values import MAX_SEED
+from latentgen.weights.atomic import check_writable
+from latentgen.weights.hub import commit_of, resolve_model
+
+BUNDLED = "bundled"
+"""As a model's name: the one that ships with the package."""
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    size = {"height": arguments.height, "width": arguments.width}
+    if arguments.classes is None:
+        _draw(arguments, "Text2ImagePipeline", _of_text(arguments) | size)
+        return
+    if arguments.negative is not None:
+        raise ValueError("--negative is a text, and --class draws without one: leave it out.")
+    if arguments.model == BUNDLED:
+        raise ValueError("--class needs a model of classes: name one with --model; none ships with latentgen.")
+    _draw(arguments, "Class2ImagePipeline", {"classes": arguments.classes} | size)
+
+
+def img2img(arguments: argparse.Namespace) -> None:
+    settings = {"strength": arguments.strength}
+    _draw(arguments, "Img2ImgPipeline", _of_text(arguments) | settings, {"image": arguments.image})
+
+
+def inpaint(arguments: argparse.Namespace) -> None:
+    settings = {
+        "strength": arguments.strength,
+        "repeats": arguments.repeats,
+        "masked_content": arguments.masked_content,
+        "mask_blur": arguments.mask_blur,
+        "padding_mask_crop": arguments.padding_mask_crop,
+        "keep_unmasked": not arguments.plain,
+    }
+    files = {"image": arguments.image, "mask_image": arguments.mask}
+    of_text = _of_text(arguments)
+    if not arguments.prompt and arguments.model != BUNDLED:  # LDM's model takes neither text nor guidance
+        of_text["guidance_scale"] = arguments.guidance_scale
+    _draw(arguments, "InpaintPipeline", of_text | settings, files, task="inpainting")
+
+
+def upscale(arguments: argparse.Namespace) -> None:
+    settings = {
+        "prompt": arguments.prompt,
+        "negative_prompt": arguments.negative,
+        "noise_level": arguments.noise_level,
+        "memory": arguments.memory,
+    }
+    _draw(arguments, "SuperResPipeline", settings, {"image": arguments.image}, task="super_resolution")
+
+
+def _of_text(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a call is asked for by a text."""
+    guidance = BUNDLED_GUIDANCE if arguments.model == BUNDLED else 7.5
+    scale = guidance if arguments.guidance_scale is None else arguments.guidance_scale
+    return {"prompt": arguments.prompt, "negative_prompt": arguments.negative, "guidance_scale": scale}
+
+
+def _draw(
+    arguments: argparse.Namespace,
+    pipeline: str,
+    own: dict[str, Any],
+    files: dict[str, Path] | None = None,
+    *,
+    task: str = "text",
+) -> None:
+    """Draw pictures and write them.
+
+    Args:
+        arguments: the command line.
+        pipeline: the class that draws.
+        own: what it is asked for, and settings of this command, beside those that all have.
+        files: pictures that the pipeline is given, by argument.
+        task: of the bundled model that is used where none is named.
+    """
+    # What can fail for free comes first: a model is not loaded for nothing, a picture that cannot be kept is not drawn.
+    for path in _targets(arguments.output, arguments.num_images, look=True):
+        check_writable(path)
+    seeds = _seeds(arguments.seed, arguments.num_images)
+    for path in (files or {}).values():
+        if not path.is_file():
+            what = "does not exist" if not path.exists() else "is a folder" if path.is_dir() else "is no file"
+            raise ValueError(f"{path} {what}: give a picture's file.")
+    folder = _model_folder(arguments, task)
+    with leaving_at_once():
+        from latentgen import pipelines
+        from latentgen.pipelines.pictures import MAX_PIXELS, open_picture
+        from latentgen.pipelines.png import save_png
+
+        most = getattr(arguments, "max_pixels", None) or MAX_PIXELS
+        pictures = {name: open_picture(path, max_pixels=most) for name, path in (files or {}).items()}
+        pipe: Any = getattr(pipelines, pipeline).from_pretrained(
+            folder, device=arguments.device, dtype=arguments.dtype, variant=arguments.variant
+        )
+        pipe.max_pixels = most
+    common = {"num_inference_steps": arguments.steps, "guidance_scale": arguments.guidance_scale}
+    settings = common | {"scheduler": arguments.scheduler} | own
+    record = {
+        **settings, "scheduler": arguments.scheduler or type(pipe.scheduler).__name__,
+        **_origin(arguments, folder), "dtype": str(pipe.dtype).removeprefix("torch."), "device": pipe.device.type,
+        "version": __version__, "pipeline": pipeline,
+        **{name: str(path.absolute()) for name, path in (files or {}).items()},
+    }  # fmt: skip
+    size = ("height", "width") if not files else ()
+    targets = iter(_targets(arguments.output, arguments.num_images))
+    for seed in seeds:
+        # One at a time: a batch needs its multiple of the memory, and an interrupt would lose all of it.
+        result = pipe(**pictures, **settings, seed=seed, show_progress=not arguments.quiet)
+        picture, path = result.images[0], next(targets)
+        drawn = {"seed": result.seeds[0], **{side: getattr(picture, side) for side in size}}
+        save_png(picture, path, {**record, **drawn})
+        print(f"{path} (seed {result.seeds[0]})", flush=True)
+
+
+def _targets(output: Path | None, count: int, *, look: bool = False) -> Iterable[Path]:
+    """Where the pictures go: the file that was named, or `name-0.png`, `name-1.png`, ... for several.
+
+    Without a name, the next that is free each time one is asked for; to have a `look` only, the first of them.
+    """
+    if output is None:
+        free = _free_names(Path("out.png"), count)
+        return itertools.islice(free, 1) if look else free
+    return [output] if count == 1 else [_numbered(output, k, count) for k in range(count)]
+
+
+def _free_names(default: Path, count: int) -> Iterator[Path]:
+    names = (_numbered(default, k, count) for k in itertools.count(1 if count == 1 else 0))
+    yield from (path for path in itertools.chain([default] if count == 1 else [], names) if not path.exists())
+
+
+def _numbered(path: Path, k: int, count: int) -> Path:
+    return path.with_name(f"{path.stem}-{k:0{len(str(count - 1))}d}{path.suffix}")
+
+
+def _seeds(first: int | None, count: int) -> list[int | None]:
+    if first is not None and first + count - 1 > MAX_SEED:
+        raise ValueError(f"--seed {first} is too large for {count} pictures: the last one's may be {MAX_SEED}.")
+    return [None if first is None else first + k for k in range(count)]
+
+
+def _model_folder(arguments: argparse.Namespace, task: str) -> Path:
+    if arguments.model == BUNDLED:
+        if arguments.revision is not None:
+            raise ValueError(f"--revision {arguments.revision} is of a model on the Hub: name one with --model.")
+        return bundled_model(task)
+    return resolve_model(arguments.model, variant=arguments.variant, revision=arguments.revision)
+
+
+def _origin(arguments: argparse.Namespace, folder: Path) -> dict[str, str | None]:
+    """Which files were read: a Hub id with its commit, the bundled model, or a folder by its whole path."""
+    commit = commit_of(folder)
+    named = commit is not None and not Path(arguments.model).is_dir()
+    model = arguments.model if named or arguments.model == BUNDLED else str(folder.absolute())
+    return {"model": model, "revision": commit if named else None, "variant": arguments.variant}

@@ -1,0 +1,157 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from latentgen import __version__
+from latentgen.bundled import BUNDLED_GUIDANCE
+from latentgen.cli import drawing, training, values
+from latentgen.cli.drawing import BUNDLED
+
+# Said again here, so that wrong usage is answered before torch is imported; a test holds them to their sources.
+SCHEDULERS = ("ddpm", "ddim", "pndm", "euler", "euler_a", "heun", "dpm++", "dpm++_karras", "lcm")
+DTYPES = ("float16", "fp16", "half", "bfloat16", "bf16", "float32", "fp32")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands; each sets `run`, the function that does it."""
+    parser = argparse.ArgumentParser(prog="latentgen", description="Latent diffusion: make pictures, train models.")
+    parser.add_argument("--version", action="version", version=f"latentgen {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_generate(commands)
+    _add_img2img(commands)
+    _add_inpaint(commands)
+    _add_upscale(commands)
+    _add_train(commands)
+    return parser
+
+
+def _add_generate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="draw pictures from a prompt, or of a class",
+        description="Draw pictures from a prompt, or of a class. Without --model, a small bundled model draws shapes: "
+        '"a small red circle to the left of a large blue star, striped grey background".',
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("prompt", nargs="?", metavar="PROMPT", help='what to draw; "" draws without a condition')
+    what.add_argument(
+        "--class", dest="classes", metavar="NAME", help="draw this class, by its name or number (with --model)"
+    )
+    add = parser.add_argument
+    add("--height", type=values.count, metavar="H", help="in pixels (default: what the model was trained on)")
+    add("--width", type=values.count, metavar="W", help="in pixels (default: what the model was trained on)")
+    _add_drawing(parser)
+    parser.set_defaults(run=drawing.generate)
+
+
+def _add_img2img(commands: Any) -> None:
+    parser = commands.add_parser(
+        "img2img",
+        help="draw a picture anew under a prompt",
+        description="Draw a picture anew under a prompt, in its own size.",
+    )
+    _add_picture(parser)
+    _add_prompt(parser)
+    parser.add_argument("--strength", type=values.share, default=0.8, metavar="S",
+        help="above 0, at most 1: how much of the picture is given up (default: %(default)s)")  # fmt: skip
+    _add_drawing(parser)
+    parser.set_defaults(run=drawing.img2img)
+
+
+def _add_inpaint(commands: Any) -> None:
+    parser = commands.add_parser(
+        "inpaint",
+        help="draw a part of a picture anew",
+        description="Draw a part of a picture anew; every pixel outside the mask stays as it is.",
+    )
+    _add_picture(parser)
+    _add_prompt(parser)
+    add = parser.add_argument
+    add("--mask", type=Path, required=True, metavar="FILE",
+        help="picture of the same size; what is brighter than half there is drawn anew")  # fmt: skip
+    add("--strength", type=values.share, default=1.0, metavar="S",
+        help="above 0, at most 1: below 1, some of what is under the mask is kept (default: %(default)s)")  # fmt: skip
+    add("--repeats", type=values.count, default=1, metavar="N",
+        help="take the earlier steps so often, for models that are not shown the mask (default: %(default)s)")  # fmt: skip
+    add("--masked-content", choices=("original", "fill"), default="original", metavar="WHAT",
+        help="original or fill: what a strength below 1 starts from under the mask (default: %(default)s)")  # fmt: skip
+    add("--mask-blur", type=values.scale, default=0.0, metavar="PIXELS",
+        help="width of the seam between old and new, inside the mask (default: %(default)s)")  # fmt: skip
+    add("--padding-mask-crop", type=values.pixels, metavar="PIXELS",
+        help="draw only the mask's surroundings, so many pixels wide, in the size that the model was trained on")  # fmt: skip
+    add("--plain", action="store_true", help="write what the decoder gives, outside the mask too")
+    _add_drawing(parser)
+    parser.set_defaults(run=drawing.inpaint)
+
+
+def _add_upscale(commands: Any) -> None:
+    parser = commands.add_parser(
+        "upscale",
+        help="draw a picture with 4 times the width and height",
+        description="Draw a picture with 4 times the width and height. Without --model, a small bundled model does it, which "
+        "knows pictures such as those of the other bundled one.",
+    )
+    _add_picture(parser)
+    add = parser.add_argument
+    add("--prompt", default="", metavar="TEXT", help="what the picture shows, for models that take a text")
+    add("--noise-level", type=values.pixels, metavar="N",
+        help="how much noise is put on the picture first, for models that take it (default: 20)")  # fmt: skip
+    add("--memory", type=values.memory, metavar="SIZE",
+        help="work in tiles that take at most so much above the weights, as 4GB (default: in one piece)")  # fmt: skip
+    _add_drawing(parser)
+    parser.set_defaults(run=drawing.upscale)
+
+
+def _add_prompt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT", help='what to draw; "" draws without a condition')
+
+
+def _add_picture(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="picture to start from, of any kind and size")
+    parser.add_argument("--max-pixels", type=values.count, metavar="N",
+        help="refuse pictures with more pixels (default: 64 million)")  # fmt: skip
+
+
+def _add_drawing(parser: argparse.ArgumentParser) -> None:
+    """The options that all commands have which draw."""
+    add = parser.add_argument
+    add("-o", "--output", type=values.png, metavar="FILE",
+        help="PNG to write; one that exists is replaced (default: out.png, or the next free name like it)")  # fmt: skip
+    add("--model", default=BUNDLED, metavar="PATH_OR_ID",
+        help="model folder or Hub id (default: %(default)s, the small one that ships with latentgen)")  # fmt: skip
+    add("--negative", metavar="TEXT", help="what to stay away from")
+    add("--steps", type=values.count, default=50, metavar="N", help="denoising steps (default: %(default)s)")
+    add("--guidance-scale", type=values.scale, metavar="G",
+        help="how closely to follow the prompt or class; 1 is no guidance (default: the pipeline's, for prompts 7.5; "
+        f"with the bundled model {BUNDLED_GUIDANCE:g})")  # fmt: skip
+    add("--seed", type=values.seed, metavar="S", help="seed of the first picture; the next has S + 1 (default: random)")
+    add("--num-images", type=values.count, default=1, metavar="N",
+        help="how many pictures, drawn and written one after another (default: %(default)s)")  # fmt: skip
+    add("--scheduler", choices=SCHEDULERS, metavar="NAME",
+        help=f"{', '.join(SCHEDULERS)} (default: the model's own)")  # fmt: skip
+    add("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    add("--dtype", choices=DTYPES, metavar="T",
+        help="float16, bfloat16 or float32 (default: what the device computes fast)")  # fmt: skip
+    add("--variant", metavar="V", help="weight files to read, for example fp16")
+    add("--revision", metavar="R", help="branch, tag or commit on the Hub (default: main)")
+    add("--quiet", action="store_true", help="no progress bar")
+    add("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train an autoencoder or a diffusion model",
+        description="Train a stage from a TOML file; examples/tiny_scenes has one for each. The first stage gives an "
+        "autoencoder, the second a model folder for `latentgen generate --model`.",
+    )
+    parser.add_argument("stage", choices=("autoencoder", "diffusion"))
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="the run's TOML file")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=training.train)

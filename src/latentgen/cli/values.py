@@ -1,0 +1,61 @@
+"""What options may be: texts of the command line to values, or what is wrong with them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+from pathlib import Path
+
+from latentgen.weights.sizes import read_bytes
+
+MAX_SEED = 2**64 - 1
+
+
+def count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+
+
+def seed(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := int(text)) <= MAX_SEED:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {MAX_SEED}")
+
+
+def scale(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+
+
+def share(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
+
+
+def pixels(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+
+
+def memory(text: str) -> int:
+    try:
+        return read_bytes("the size", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def png(text: str) -> Path:
+    if Path(text).suffix.lower() != ".png" and not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} must end in .png: pictures are written as PNG")
+    return Path(text)
