@@ -17,14 +17,31 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_sd import make_upscaler_folder
 
-from latentgen import Class2ImagePipeline, DDIMScheduler, Img2ImgPipeline, Text2ImagePipeline, __version__
+from latentgen import (
+    Class2ImagePipeline,
+    DDIMScheduler,
+    Img2ImgPipeline,
+    Layout2ImagePipeline,
+    Semantic2ImagePipeline,
+    Text2ImagePipeline,
+    __version__,
+)
 from latentgen.bundled import BUNDLED_GUIDANCE
 from latentgen.cli import main, parser, values
 from latentgen.diffusion.noise import MAX_SEED
-from latentgen.models import AutoencoderKL, ClassEmbedder, UNet2DConditionModel
+from latentgen.models import (
+    AutoencoderKL,
+    ClassEmbedder,
+    LDMBertModel,
+    SpatialRescaler,
+    UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
+)
 from latentgen.pipelines.png import read_record
 from latentgen.runtime.device import DTYPE_NAMES
 from latentgen.schedulers import SHORT_NAMES
+from latentgen.text import LayoutTokenizer
 from latentgen.training.config import TextConfig
 from latentgen.training.text import build_text_encoder, train_tokenizer
 
@@ -221,6 +238,66 @@ def test_a_class_is_drawn_by_name_or_number(folder, tmp_path, capsys):
     assert "--negative is a text, and --class draws without one" in capsys.readouterr().err
 
 
+SQUARE = [["newt", [0.1, 0.2, 0.6, 0.9]]]
+
+
+@pytest.fixture
+def of_maps(tmp_path):
+    """A tiny model folder for layouts, and one for maps of 5 labels."""
+    levels = {"block_out_channels": [16, 16], "norm_num_groups": 8, "layers_per_block": 1}
+    cross = {"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "attention_head_dim": 2,
+             "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "cross_attention_dim": 12}  # fmt: skip
+    plain = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "add_attention": False}
+    vae = VQModel.from_config({"block_out_channels": [8, 8], "down_block_types": ["DownEncoderBlock2D"] * 2,
+                               "up_block_types": ["UpDecoderBlock2D"] * 2, "norm_num_groups": 4})  # fmt: skip
+    bert = {"vocab_size": 130, "max_position_embeddings": 14, "d_model": 12, "encoder_layers": 1, "encoder_ffn_dim": 24,
+            "encoder_attention_heads": 2, "head_dim": 6}  # fmt: skip
+    common = {"vae": vae, "scheduler": DDIMScheduler()}
+    Layout2ImagePipeline(
+        **common, layout_tokenizer=LayoutTokenizer(("newt",), tokens=128, objects=4),
+        layout_encoder=LDMBertModel.from_config(bert),
+        unet=UNet2DConditionModel.from_config({**levels, **cross, "in_channels": 3, "out_channels": 3, "sample_size": 8}),
+    ).save_pretrained(tmp_path / "layouts")  # fmt: skip
+    Semantic2ImagePipeline(
+        **common, label_rescaler=SpatialRescaler.from_config({"n_stages": 1, "in_channels": 5, "out_channels": 3}),
+        unet=UNet2DModel.from_config({**levels, **plain, "in_channels": 6, "out_channels": 3, "sample_size": 8}),
+    ).save_pretrained(tmp_path / "maps")  # fmt: skip
+    return tmp_path
+
+
+def test_a_layout_and_a_map_are_drawn(of_maps, capsys):
+    boxes, labels, out = of_maps / "boxes.json", of_maps / "labels.png", of_maps / "out.png"
+    boxes.write_text(json.dumps(SQUARE))
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) % 5).save(labels)
+    assert run("generate", of_maps / "layouts", "--layout", boxes, "-o", out) == 0
+    assert Image.open(out).size == (16, 16)
+    assert read_record(out)["layout"] == SQUARE
+    assert run("generate", of_maps / "maps", "--map", labels, "-o", out) == 0
+    assert Image.open(out).size == (8, 8)
+    assert read_record(out)["labels"] == str(labels)
+    boxes.write_text(json.dumps([["newt", [0.1, 0.2, 0.6, 1.9]]]))
+    labels.write_bytes(b"no picture")
+    for options, message in (
+        (["layouts", "--layout", boxes], "leaves [0, 1]"),
+        (["layouts", "--layout", labels], "is no JSON such as"),
+        (["layouts", "--layout", of_maps / "none.json"], "cannot be read: No such file"),
+        (["layouts", "--layout", boxes, "--guidance-scale", "3"], "--guidance-scale has no meaning for --layout"),
+        (["maps", "--map", labels], "labels.png"),
+        (["maps", "--map", labels, "--height", "8"], "the picture is as large as the map"),
+        (["maps", "--map", labels, "--negative", "x"], "--negative is a text, and --map draws without one"),
+    ):
+        model, *rest = options
+        assert run("generate", of_maps / model, *rest, "-o", of_maps / "d.png") == 1
+        assert message in capsys.readouterr().err
+    assert not (of_maps / "d.png").exists()
+
+
+@pytest.mark.parametrize(("option", "kind"), [("--layout", "layouts"), ("--map", "maps")])
+def test_no_model_of_layouts_or_maps_is_bundled(capsys, nothing_is_loaded, option, kind):
+    assert main(["generate", option, "x"]) == 1
+    assert f"{option} needs a model of {kind}: name one with --model" in capsys.readouterr().err
+
+
 def test_no_class_model_is_bundled(capsys, nothing_is_loaded):
     assert main(["generate", "--class", "star"]) == 1
     assert "--class needs a model of classes: name one with --model" in capsys.readouterr().err
@@ -343,6 +420,7 @@ def test_debug_shows_the_traceback(folder):
          ("--scheduler", "fast"), ("--dtype", "int8"), ("-o", "picture.jpg")]),
      ["img2img", "x.png"], ["inpaint", "x.png", "x"], ["img2img", "x.png", "x", "--strength", "0"],
      ["generate", "x", "--class", "star"], ["upscale"], ["upscale", "x.png", "--noise-level", "-1"],
+     ["upscale", "x.png", "--memory", "much"], ["generate", "x", "--map", "m.png"],
      ["img2img", "x.png", "x", "--height", "8"], ["inpaint", "x.png", "x", "--mask", "m.png", "--padding-mask-crop", "-1"]],
 )  # fmt: skip
 def test_wrong_usage_exits_with_2(arguments, capsys, nothing_is_loaded):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,44 @@ from latentgen.weights.hub import commit_of, resolve_model
 BUNDLED = "bundled"
 """As a model's name: the one that ships with the package."""
 
+WITHOUT_TEXT = {"classes": "classes", "layout": "layouts", "map": "maps"}
+"""What `generate` draws from instead of a prompt, by attribute, and what a model of it is of."""
+
 
 def generate(arguments: argparse.Namespace) -> None:
     size = {"height": arguments.height, "width": arguments.width}
-    if arguments.classes is None:
+    if arguments.prompt is not None:
         _draw(arguments, "Text2ImagePipeline", _of_text(arguments) | size)
         return
+    option, kind = next(
+        (option, kind) for option, kind in WITHOUT_TEXT.items() if getattr(arguments, option) is not None
+    )
+    name = "--class" if option == "classes" else f"--{option}"
     if arguments.negative is not None:
-        raise ValueError("--negative is a text, and --class draws without one: leave it out.")
+        raise ValueError(f"--negative is a text, and {name} draws without one: leave it out.")
     if arguments.model == BUNDLED:
-        raise ValueError("--class needs a model of classes: name one with --model; none ships with latentgen.")
-    _draw(arguments, "Class2ImagePipeline", {"classes": arguments.classes} | size)
+        raise ValueError(f"{name} needs a model of {kind}: name one with --model; none ships with latentgen.")
+    if option == "classes":
+        _draw(arguments, "Class2ImagePipeline", {"classes": arguments.classes} | size)
+        return
+    if arguments.guidance_scale is not None:
+        raise ValueError(f"--guidance-scale has no meaning for {name}: leave it out.")
+    if option == "layout":
+        _draw(arguments, "Layout2ImagePipeline", {"layout": _read_layout(arguments.layout)} | size, guided=False)
+        return
+    if arguments.height is not None or arguments.width is not None:
+        raise ValueError("--height and --width have no meaning for --map: the picture is as large as the map.")
+    _draw(arguments, "Semantic2ImagePipeline", {}, {"labels": arguments.map}, guided=False)
+
+
+def _read_layout(path: Path) -> Any:
+    """The content of a layout's file; what is in it, the pipeline checks."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise ValueError(f'{path} is no JSON such as [["cat", [0.1, 0.2, 0.6, 0.9]]]: {error}.') from None
 
 
 def img2img(arguments: argparse.Namespace) -> None:
@@ -76,6 +104,7 @@ def _draw(
     files: dict[str, Path] | None = None,
     *,
     task: str = "text",
+    guided: bool = True,
 ) -> None:
     """Draw pictures and write them.
 
@@ -85,6 +114,7 @@ def _draw(
         own: what it is asked for, and settings of this command, beside those that all have.
         files: pictures that the pipeline is given, by argument.
         task: of the bundled model that is used where none is named.
+        guided: whether the pipeline takes a guidance scale.
     """
     # What can fail for free comes first: a model is not loaded for nothing, a picture that cannot be kept is not drawn.
     for path in _targets(arguments.output, arguments.num_images, look=True):
@@ -106,8 +136,8 @@ def _draw(
             folder, device=arguments.device, dtype=arguments.dtype, variant=arguments.variant
         )
         pipe.max_pixels = most
-    common = {"num_inference_steps": arguments.steps, "guidance_scale": arguments.guidance_scale}
-    settings = common | {"scheduler": arguments.scheduler} | own
+    common = {"num_inference_steps": arguments.steps, "scheduler": arguments.scheduler}
+    settings = common | ({"guidance_scale": arguments.guidance_scale} if guided else {}) | own
     record = {
         **settings, "scheduler": arguments.scheduler or type(pipe.scheduler).__name__,
         **_origin(arguments, folder), "dtype": str(pipe.dtype).removeprefix("torch."), "device": pipe.device.type,

@@ -32,8 +32,9 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_generate(commands: Any) -> None:
     parser = commands.add_parser(
         "generate",
-        help="draw pictures from a prompt, or of a class",
-        description="Draw pictures from a prompt, or of a class. Without --model, a small bundled model draws shapes: "
+        help="draw pictures from a prompt, of a class, or for a layout or a map",
+        description="Draw pictures from a prompt, of a class, or for a layout or a map of labels. Without --model, a small "
+        "bundled model draws shapes from a prompt: "
         '"a small red circle to the left of a large blue star, striped grey background".',
     )
     what = parser.add_mutually_exclusive_group(required=True)
@@ -41,6 +42,11 @@ def _add_generate(commands: Any) -> None:
     what.add_argument(
         "--class", dest="classes", metavar="NAME", help="draw this class, by its name or number (with --model)"
     )
+    what.add_argument("--layout", type=Path, metavar="FILE",
+        help='draw objects in their boxes: JSON such as [["cat", [0.1, 0.2, 0.6, 0.9]]], left, top, right and bottom '
+        "from 0 to 1 (with --model)")  # fmt: skip
+    what.add_argument("--map", type=Path, metavar="FILE",
+        help="draw what a map says: a picture whose numbers are labels (with --model)")  # fmt: skip
     add = parser.add_argument
     add("--height", type=values.count, metavar="H", help="in pixels (default: what the model was trained on)")
     add("--width", type=values.count, metavar="W", help="in pixels (default: what the model was trained on)")
