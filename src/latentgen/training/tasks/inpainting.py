@@ -52,6 +52,8 @@ class MaskConditioned(TextConditioned):
 class Inpainting(TextToImage):
     """Captions, and of each picture all but what a random mask hides, as Stable Diffusion's inpainting models are shown them."""
 
+    pipeline_class = InpaintPipeline
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.module = MaskConditioned(self.unet, self.text_encoder, self.look_around)
@@ -93,15 +95,6 @@ class Inpainting(TextToImage):
             "masks": torch.from_numpy(masks).unsqueeze(1),
             "spread": torch.from_numpy(spread),
         }
-
-    def pipeline(self) -> InpaintPipeline:  # type: ignore[override]
-        return InpaintPipeline(
-            vae=self.autoencoder,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet,
-            scheduler=self.scheduler,
-        )
 
     def draw(self) -> tuple[Tensor, int] | None:
         """Pictures with a hole, what the model draws there, and what was there."""

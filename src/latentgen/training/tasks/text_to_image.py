@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from latentgen.models.unet import UNet2DConditionModel
+from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.text2image import Text2ImagePipeline
 from latentgen.text import load_clip_text_encoder, load_clip_tokenizer, save_tokenizer, tokenize
 from latentgen.training.checkpoint import checkpoints
@@ -44,6 +45,7 @@ class TextToImage(Task):
 
     parts = ("unet", "text_encoder", "tokenizer")
     captions = True
+    pipeline_class: ClassVar[type[Pipeline]] = Text2ImagePipeline
     unet: UNet2DConditionModel
 
     def __init__(self, *arguments: Any) -> None:
@@ -111,8 +113,8 @@ class TextToImage(Task):
         ids[self._dropped(len(chosen), random)] = self.empty
         return {"ids": ids}
 
-    def pipeline(self) -> Text2ImagePipeline:
-        return Text2ImagePipeline(
+    def pipeline(self) -> Any:
+        return self.pipeline_class(  # type: ignore[call-arg]
             vae=self.autoencoder,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
