@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentgen import SuperResPipeline, Tiling, bundled_model
+from latentgen import AutoencoderKL, SuperResPipeline, Tiling, VQModel, bundled_model
 from latentgen.pipelines.memory import LEAST, Work
 
 
@@ -64,6 +64,17 @@ def test_guidance_makes_the_unet_dearer(pipe):
     plain, guided = work(pipe), work(pipe, guided=True)
     assert guided._costs()[0] > 1.9 * plain._costs()[0]
     assert guided._costs()[1] == plain._costs()[1]
+
+
+def test_a_large_codebook_takes_a_constant_and_no_smaller_tiles(pipe):
+    """Its distances are computed a number at a time, however many latents there are."""
+    words = {"block_out_channels": [8, 16], "down_block_types": ["DownEncoderBlock2D"] * 2, "latent_channels": 3,
+             "up_block_types": ["UpDecoderBlock2D"] * 2, "norm_num_groups": 8}  # fmt: skip
+    with torch.device("meta"):
+        plain = work(pipe, vae=AutoencoderKL.from_config(words))
+        large = work(pipe, vae=VQModel.from_config({**words, "num_vq_embeddings": 8192}))
+    assert large._costs()[1] == pytest.approx(plain._costs()[1], rel=0.05)
+    assert 2**26 < least_of(large) - least_of(plain) < 2**28
 
 
 def test_a_small_picture_is_done_whole(pipe):

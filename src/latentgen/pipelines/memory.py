@@ -13,6 +13,7 @@ from latentgen.models.first_stage import FirstStage
 from latentgen.models.model import Model
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.models.unet2d import UNet2DModel
+from latentgen.models.vq_model import AT_ONCE, VQModel
 from latentgen.runtime.memory import peak_bytes
 from latentgen.runtime.tiling import Tiling
 
@@ -81,11 +82,12 @@ class Work:
         return max(LEAST, isqrt(int(positions)) // 8 * 8)
 
     def _fixed(self) -> int:
-        """Bytes of latents, of the result and of what turning it into a picture takes."""
+        """Bytes of latents, of the result and of what turning it into a picture takes, and of looking up a codebook."""
         latents = LATENTS * 4 * self.vae.config.embed_dim * self.height * self.width * self.count
         values = 3 * self.height * self.width * self.vae.config.factor**2
         floats = max(2 * self.count, self.count + 3) if self.count > 1 else 4
-        return latents + values * (4 * floats + self.count)
+        distances = 2 * 4 * AT_ONCE if isinstance(self.vae, VQModel) else 0
+        return latents + values * (4 * floats + self.count) + distances
 
     def _costs(self) -> tuple[float, float]:
         """Bytes for each latent that the UNet, and the decoder, work on at a time."""
@@ -118,7 +120,8 @@ def _vae_cost(cls: type[Any], config: Any, dtype: torch.dtype) -> float:
     vae = _without_values(cls, config, dtype)
     side = 32
     z = torch.empty(1, config.embed_dim, side, side, dtype=dtype, device="meta")
-    return peak_bytes(lambda: vae.decode(z), [*vae.parameters(), *vae.buffers()]) / side**2
+    how = {"quantize": False} if cls is VQModel else {}  # a codebook looks at a number of latents at a time: see _fixed
+    return peak_bytes(lambda: vae.decode(z, **how), [*vae.parameters(), *vae.buffers()]) / side**2
 
 
 def _without_values(cls: type[Model[Any]], config: Any, dtype: torch.dtype) -> Any:
