@@ -135,11 +135,11 @@ def test_a_call_takes_no_more_than_its_bound(pipe, count):
     """Resident pages of a fresh process, at their highest, above what it had before the call."""
     job = work(pipe, height=128, width=96, count=count)
     least = least_of(job)
-    bounds = [least, 2 * least, 6 * least]
+    bounds = [least, 2 * least, 16 * least]
     assert job.tiling(bounds[-1]).vae is None
     command = [sys.executable, "-c", SCRIPT, str(count), *map(str, bounds)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     taken = json.loads(done.stdout)
     assert all(used <= bound for used, bound in zip(taken, bounds, strict=True)), (taken, bounds)
     assert taken[-1] > taken[0]  # whole it takes more than in tiles
-    assert taken[-1] > bounds[-1] / 10  # and the estimate is none of another world
+    assert taken[-1] > bounds[-1] / 20  # and the estimate is none of another world
