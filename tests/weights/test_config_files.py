@@ -42,7 +42,7 @@ def test_bad_content(tmp_path, content, message):
 def test_missing_folder_and_too_large(tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match="does not exist"):
         read_json(tmp_path / "absent.json")
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="is a folder, and a file is expected"):
         read_json(tmp_path)
     monkeypatch.setattr(module, "MAX_JSON_BYTES", 10)
     (tmp_path / "a.json").write_text(json.dumps({"a": "x" * 10}))

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import pickle
 import struct
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from latentgen.weights import WeightsError
 from latentgen.weights import safetensors_io as module
-from latentgen.weights.safetensors_io import read_shapes, read_tensors, write_tensors
+from latentgen.weights.safetensors_io import open_tensors, read_header, read_shapes, read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_other_readers_and_writers(tmp_path, tensors):
     assert same(read_tensors(str(tmp_path / "theirs.safetensors")), tensors)
 
 
-def test_reading_maps_the_file_and_writing_into_a_tensor_leaves_it_alone(tmp_path):
+def test_writing_into_a_tensor_leaves_the_file_alone(tmp_path):
     path = tmp_path / "a.safetensors"
     write_tensors(path, {"a": torch.zeros(1000)})
     first = read_tensors(path)["a"]
@@ -54,7 +55,7 @@ def test_reading_maps_the_file_and_writing_into_a_tensor_leaves_it_alone(tmp_pat
     assert first.sum() == 1000
 
 
-def test_a_mapped_file_can_be_replaced(tmp_path):
+def test_a_file_that_was_read_can_be_replaced(tmp_path):
     path = tmp_path / "a.safetensors"
     write_tensors(path, {"a": torch.zeros(1000)})
     old = read_tensors(path)
@@ -86,24 +87,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     path = tmp_path / "a.safetensors"
     write_tensors(path, {"a": torch.zeros(1)})
 
-    def stops_half_way(tensors, file, metadata):
-        file.write_bytes(b"half a file")
+    def no_more(tensor):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(module, "save_file", stops_half_way)
+    monkeypatch.setattr(module, "_bytes", no_more)
     with pytest.raises(OSError, match="No space left"):
         write_tensors(path, {"a": torch.ones(1)})
     assert os.listdir(tmp_path) == ["a.safetensors"]
     assert read_tensors(path)["a"] == 0
 
 
-def test_a_link_is_replaced_and_not_written_through(tmp_path):
-    blob = tmp_path / "blob.safetensors"
-    write_tensors(blob, {"a": torch.zeros(1)})
-    (tmp_path / "link.safetensors").symlink_to(blob)
-    assert read_tensors(tmp_path / "link.safetensors")["a"] == 0
-    write_tensors(tmp_path / "link.safetensors", {"a": torch.ones(1)})
-    assert read_tensors(blob)["a"] == 0
+def test_a_link_stays_a_link(tmp_path):
+    kept, link = tmp_path / "elsewhere" / "kept.safetensors", tmp_path / "link.safetensors"
+    write_tensors(kept, {"a": torch.zeros(1)})
+    link.symlink_to(kept)
+    assert read_tensors(link)["a"] == 0
+    write_tensors(link, {"a": torch.ones(1)})
+    assert link.is_symlink()
+    assert read_tensors(kept)["a"] == 1
+    assert os.listdir(tmp_path / "elsewhere") == ["kept.safetensors"]
 
 
 def test_only_safetensors_are_written(tmp_path):
@@ -178,3 +180,60 @@ def test_missing_file_and_folder(tmp_path):
         read_tensors(tmp_path / "absent.safetensors")
     with pytest.raises(WeightsError, match="is a folder"):
         read_shapes(tmp_path)
+    (tmp_path / "nowhere.safetensors").symlink_to(tmp_path / "absent")
+    with pytest.raises(WeightsError, match="link to a file that does not exist"):
+        read_tensors(tmp_path / "nowhere.safetensors")
+    (tmp_path / "circle.safetensors").symlink_to(tmp_path / "circle.safetensors")
+    with pytest.raises(WeightsError, match="leads to itself"):
+        read_tensors(tmp_path / "circle.safetensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(WeightsError, match="pipe"):
+        read_tensors(tmp_path / "pipe.safetensors")
+
+
+def test_metadata(tmp_path):
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)}, {"made_by": "a test"})
+    assert read_header(tmp_path / "a.safetensors").metadata == {"format": "pt", "made_by": "a test"}
+
+
+def test_a_file_that_is_cut_after_it_was_opened(tmp_path, tensors):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, tensors)
+    stored = open_tensors(path)
+    assert torch.equal(stored["half"].fetch(), tensors["half"])
+    os.truncate(path, path.stat().st_size - 60)
+    with pytest.raises(WeightsError, match=r"a\.safetensors changed while it was read"):
+        [tensor.fetch() for tensor in stored.values()]
+
+
+def test_a_file_that_is_written_into_after_it_was_opened(tmp_path, tensors):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, tensors)
+    stored = open_tensors(path)
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\0")
+    with pytest.raises(WeightsError, match="changed while it was read"):
+        stored["integers"].fetch()
+
+
+def test_a_file_that_is_renamed_over_another_leaves_its_readers_alone(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.zeros(3)})
+    stored = open_tensors(path)
+    write_tensors(path, {"a": torch.ones(3)})
+    assert stored["a"].fetch().sum() == 0
+    assert read_tensors(path)["a"].sum() == 3
+
+
+def test_a_recorded_checksum(tmp_path, tensors):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, tensors)
+    recorded = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert same(read_tensors(path, sha256=recorded.upper()), tensors)
+    with pytest.raises(WeightsError, match=r"a\.safetensors is not the file that was recorded.*0000"):
+        read_tensors(path, sha256="0" * 64)

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from latentgen.weights import WeightsError
-from latentgen.weights.strict import fill
+from latentgen.weights.stored import StoredTensor
+from latentgen.weights.strict import fill as fill_stored
 
 CPU = torch.device("cpu")
 
@@ -15,6 +16,10 @@ class Network(nn.Module):
         self.norm = nn.BatchNorm2d(width)
         self.register_buffer("table", torch.arange(5, device="cpu"), persistent=False)
         self.register_buffer("ids", torch.arange(3))
+
+
+def fill(module, tensors, **where):
+    fill_stored(module, {name: StoredTensor.of(tensor) for name, tensor in tensors.items()}, **where)
 
 
 def on_meta(**settings):
@@ -121,6 +126,36 @@ def test_a_buffer_that_no_file_holds_must_be_real():
     module.register_buffer("table", torch.empty(5, device="meta"), persistent=False)
     with pytest.raises(RuntimeError, match="table"):
         fill(module, Network().state_dict(), dtype=torch.float32, device=CPU, source="unet")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_named(value):
+    tensors = Network().state_dict()
+    tensors["conv_in.weight"][2, 1, 0, 1] = value
+    module = on_meta()
+    with pytest.raises(
+        WeightsError, match=r"unet has values that are not finite in 1 tensors \(conv_in\.weight \(8, 4, 3, 3\)"
+    ):
+        fill(module, tensors, dtype=torch.float32, device=CPU, source="unet")
+    assert module.conv_in.weight.is_meta
+
+
+def test_what_is_too_large_for_half_precision_is_named_with_the_remedy():
+    tensors = Network().state_dict()
+    tensors["conv_in.bias"][0] = 70_000.0
+    with pytest.raises(
+        WeightsError, match=r"conv_in\.bias.*torch\.float32 there and may be too large for torch\.float16"
+    ):
+        fill(on_meta(), tensors, dtype=torch.float16, device=CPU, source="unet")
+    fill(on_meta(), tensors, dtype=torch.bfloat16, device=CPU, source="unet")
+
+
+def test_nothing_but_zeros_is_refused_and_some_zeros_are_not():
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in Network().state_dict().items()}
+    with pytest.raises(WeightsError, match="nothing but zeros"):
+        fill(on_meta(), zeros, dtype=torch.float32, device=CPU, source="unet")
+    zeros["norm.weight"][3] = -1e-8
+    fill(on_meta(), zeros, dtype=torch.float32, device=CPU, source="unet")
 
 
 @pytest.mark.cuda

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from latentgen.models.config import read_config, write_config
 from latentgen.runtime.device import one_dtype, resolve_device, resolve_dtype
@@ -118,7 +118,7 @@ class Model(nn.Module, Generic[C]):
                 model = cls.from_config(mapping)
         except ValueError as error:
             raise WeightsError(f"{path / 'config.json'}: {error}") from error
-        tensors: dict[str, Tensor] = rename_old_vae_attention(load_tensors(path, cls.stem, variant))
+        tensors = rename_old_vae_attention(load_tensors(path, cls.stem, variant))
         fill(model, tensors, dtype=kind, device=place, source=str(path))
         return model
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from latentgen.weights.config_files import read_json, write_json
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.sharding import load_tensors, save_tensors, shard_limit
+from latentgen.weights.stored import StoredTensor
 from latentgen.weights.strict import fill
 from latentgen.weights.weight_files import check_variant
 
@@ -130,10 +130,10 @@ def _inner(encoder: CLIPTextModel) -> Any:
     return getattr(encoder, "text_model", encoder)
 
 
-def _with_names_of(encoder: CLIPTextModel, tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def _with_names_of(encoder: CLIPTextModel, tensors: Mapping[str, StoredTensor], source: str) -> dict[str, StoredTensor]:
     """Spell the file's names as the installed transformers does, and leave out the position numbers of old files."""
     prefix = PREFIX if hasattr(encoder, "text_model") else ""
-    renamed: dict[str, Tensor] = {}
+    renamed: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         bare = name.removeprefix(PREFIX)
         if bare == "embeddings.position_ids":

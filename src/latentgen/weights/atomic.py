@@ -15,17 +15,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a fresh name beside `path` to write to; when the block ends well, that file becomes `path` in one step.
 
     A process that is killed leaves the old file, and a block that raises leaves nothing new. The folder is made if it
-    is missing. The file gets the permissions that the umask allows.
+    is missing. The file gets the permissions that the umask allows. A link stays a link: the file that it leads to is replaced.
     """
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = _beside(path)
     fresh.touch(exist_ok=False)
-    mode = fresh.stat().st_mode & 0o777
     try:
         yield fresh
         with open(fresh, "rb+") as file:  # the data first, then the name: a power cut must not leave an empty file
             os.fsync(file.fileno())
-        fresh.chmod(mode)  # safetensors puts a file of its own there, which only the owner may read
         os.replace(fresh, path)
     except BaseException:
         fresh.unlink(missing_ok=True)

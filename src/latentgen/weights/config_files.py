@@ -10,6 +10,7 @@ from typing import Any
 
 from latentgen.weights.atomic import replacing
 from latentgen.weights.errors import WeightsError
+from latentgen.weights.regular_file import RegularFile
 
 MAX_JSON_BYTES = 16 * 2**20  # the largest file in use, a tokenizer.json, has 4 MB
 
@@ -42,17 +43,13 @@ def read_text(path: Path) -> str:
     """Read a small text file in UTF-8, with or without a byte order mark.
 
     Raises:
-        WeightsError: if it is missing, a folder, larger than 16 MiB, or not UTF-8.
+        WeightsError: if it is missing, no ordinary file, larger than 16 MiB, or not UTF-8.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path} does not exist: check the name, or fetch the file again.") from error
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}): a file is expected there.") from error
-    if len(data) > MAX_JSON_BYTES:
+    file = RegularFile(path, settled=False)
+    if file.size > MAX_JSON_BYTES:
         raise WeightsError(f"{path} is larger than {MAX_JSON_BYTES} bytes, too large for a model's settings.")
+    data = file.read(0, file.size)
+    file.close()
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

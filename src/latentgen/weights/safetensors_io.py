@@ -2,55 +2,94 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from latentgen.weights.atomic import replacing
 from latentgen.weights.errors import WeightsError
+from latentgen.weights.regular_file import RegularFile
+from latentgen.weights.safetensors_header import (
+    DTYPES,
+    METADATA,
+    Entry,
+    Header,
+    HeaderError,
+    header_length,
+    parse_header,
+)
+from latentgen.weights.stored import StoredTensor
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read every tensor of a file, in the file's dtypes, on the CPU.
+def read_tensors(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read every tensor of a file, in the file's dtypes, on the CPU, into memory of its own.
 
-    The file is mapped into memory: nothing is copied until a tensor is cast or moved, and writing into a tensor
-    changes this process's copy only.
+    Args:
+        path: of the file.
+        sha256: what the whole file's SHA-256 must be, in hexadecimal; None does not ask.
 
     Raises:
-        WeightsError: if the file is missing, empty, cut short or not a safetensors file.
+        WeightsError: if the file is missing, no ordinary file, empty, cut short, no safetensors file, not the one with this
+            SHA-256, or changes while it is read.
     """
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    return {name: stored.fetch() for name, stored in open_tensors(path, sha256=sha256).items()}
 
 
-def read_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
-    """Read the names and shapes in a file's header, and no weights.
+def open_tensors(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict[str, StoredTensor]:
+    """The tensors of a file, each read when it is fetched; the file stays open as long as one of them is kept.
+
+    Raises:
+        WeightsError: as `read_tensors`; fetching raises it too.
+    """
+    file = RegularFile(path)
+    header = _header(file)
+    if sha256 is not None and (found := file.sha256()) != sha256.lower():
+        raise WeightsError(
+            f"{path} is not the file that was recorded: its SHA-256 is {found}, and {sha256.lower()} was recorded. It is "
+            "damaged or was altered: fetch it again."
+        )
+    return {name: _stored(file, entry) for name, entry in header.entries.items()}
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read what a file says of itself, and no weights.
 
     Raises:
         WeightsError: as `read_tensors`.
     """
-    with _opened(path) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    file = RegularFile(path, settled=False)
+    try:
+        return _header(file)
+    finally:
+        file.close()
+
+
+def read_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Read the names and shapes in a file's header, and no weights; raises as `read_tensors`."""
+    return {name: entry.shape for name, entry in read_header(path).entries.items()}
 
 
 def write_tensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor | StoredTensor],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a safetensors file in one step: whoever reads `path` sees the old file or the whole new one.
 
     Args:
         path: ends in ".safetensors"; its folder is made if it is missing.
-        tensors: on any device, contiguous or not, sharing memory or not (each is written in full).
+        tensors: on any device, contiguous or not, sharing memory or not (each is written in full); those that are still in
+            a file are fetched one after the other.
         metadata: further entries of the header, beside `"format": "pt"`.
 
     Raises:
-        ValueError: for another ending, or a tensor that holds no numbers (on the meta device).
+        ValueError: for another ending, or a tensor that holds no numbers (on the meta device) or that the format cannot hold.
         OSError: if the file cannot be written; nothing is left behind.
     """
     path = Path(path)
@@ -58,50 +97,60 @@ def write_tensors(
         raise ValueError(
             f"{path} does not end in .safetensors, the only format that weights are written in: rename it."
         )
-    packed: dict[str, Tensor] = {}
-    seen: set[int] = set()
     for name, tensor in tensors.items():
-        if tensor.is_meta:
-            raise ValueError(f"{name} is on the meta device and holds no numbers: load or initialise it before saving.")
-        tensor = tensor.detach().cpu().contiguous()
-        storage = tensor.untyped_storage().data_ptr()
-        # The format has no notion of shared memory and its writer refuses it.
-        packed[name] = tensor.clone() if storage in seen else tensor
-        seen.add(storage)
-    with replacing(path) as fresh:
-        try:
-            save_file(packed, fresh, metadata={"format": "pt", **(metadata or {})})
-        except SafetensorError as error:
-            raise OSError(f"{path} could not be written: {error}") from error
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            raise ValueError(
+                f"{name} is on the meta device and holds no numbers: load it or initialise it before saving."
+            )
+        if tensor.dtype not in NAMES:
+            raise ValueError(f"{name} is {tensor.dtype}, which a safetensors file cannot hold here: cast it before.")
+    # Wide numbers first: each tensor then lies at a multiple of its numbers' size.
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, object] = {METADATA: {"format": "pt", **(metadata or {})}}
+    reached = 0
+    for name in order:
+        shape, dtype = list(tensors[name].shape), tensors[name].dtype
+        end = reached + dtype.itemsize * tensors[name].shape.numel()
+        header[name] = {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [reached, end]}
+        reached = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as fresh, fresh.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(_bytes(tensors[name]))
 
 
-@contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Open a file and turn whatever goes wrong into one error: files come from anywhere and can be anything."""
-    path = Path(path)
-    if not path.exists():
-        raise WeightsError(f"{path} does not exist: check the name, or fetch the file again.")
-    if path.is_dir():
-        raise WeightsError(f"{path} is a folder, not a safetensors file: give the file inside it.")
+def _bytes(given: Tensor | StoredTensor) -> memoryview:
+    tensor = given.fetch() if isinstance(given, StoredTensor) else given
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def _stored(file: RegularFile, entry: Entry) -> StoredTensor:
+    def fetch() -> Tensor:
+        tensor = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
+        if tensor.numel():
+            file.read_into(tensor.reshape(-1).view(torch.uint8).numpy().data, entry.start)
+        return tensor
+
+    return StoredTensor(torch.empty(entry.shape, dtype=entry.dtype, device="meta"), fetch)
+
+
+def _header(file: RegularFile) -> Header:
+    """Read the header and turn whatever is wrong with it into one error: files come from anywhere and can be anything."""
+    start = file.read(0, min(file.size, 64))
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            yield file
-    except MemoryError:  # says nothing about the file
-        raise
-    except Exception as error:
+        length = header_length(start[:8], file.size)
+        return parse_header(file.read(8, length), file.size)
+    except HeaderError as error:
         raise WeightsError(
-            f"{path} cannot be read as a safetensors file ({error}). {_remedy(path, str(error))}"
+            f"{file.path} cannot be read as a safetensors file ({error}). {_remedy(start, file.size, str(error))}"
         ) from error
 
 
-def _remedy(path: Path, reason: str) -> str:
-    """Look at a bad file's size and first bytes and say what it is and what to do."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError:
-        return "Check its permissions."
+def _remedy(start: bytes, size: int, reason: str) -> str:
+    """What a bad file is, from its size and first bytes, and what to do."""
     if size == 0:
         return "The file is empty: fetch it again."
     if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
@@ -110,6 +159,6 @@ def _remedy(path: Path, reason: str) -> str:
         return "It is a Git LFS pointer, not the weights: run `git lfs pull` in its folder."
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "It is a web page, not the weights: fetch the file itself."
-    if "not fully covered" in reason or "header too large" in reason or "header too small" in reason:
+    if "cut short" in reason or "header too large" in reason or "header too small" in reason:
         return f"It has {size} bytes and does not fit its own header, so it was cut short or altered: fetch it again."
     return "It is damaged or of another format: fetch it again."

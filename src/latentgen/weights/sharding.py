@@ -12,8 +12,9 @@ from torch import Tensor
 
 from latentgen.weights.config_files import component_path, read_json, write_json
 from latentgen.weights.errors import WeightsError
-from latentgen.weights.safetensors_io import read_tensors, write_tensors
+from latentgen.weights.safetensors_io import open_tensors, write_tensors
 from latentgen.weights.sizes import read_bytes
+from latentgen.weights.stored import StoredTensor
 from latentgen.weights.weight_files import (
     check_variant,
     choose,
@@ -25,8 +26,8 @@ from latentgen.weights.weight_files import (
 )
 
 
-def load_tensors(folder: str | os.PathLike[str], stem: str, variant: str | None = None) -> dict[str, Tensor]:
-    """Read the weights of the component in `folder`, memory-mapped.
+def load_tensors(folder: str | os.PathLike[str], stem: str, variant: str | None = None) -> dict[str, StoredTensor]:
+    """Open the weights of the component in `folder`; each is read when it is fetched.
 
     Args:
         folder: for example ".../unet".
@@ -49,11 +50,11 @@ def load_tensors(folder: str | os.PathLike[str], stem: str, variant: str | None 
     name, found = chosen
     if found != variant:
         warnings.warn(f"{folder} has no {variant!r} weights: {name} is read instead.", stacklevel=2)
-    return read_tensors(folder / name) if name.endswith(".safetensors") else _read_shards(folder / name)
+    return open_tensors(folder / name) if name.endswith(".safetensors") else _read_shards(folder / name)
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
-    """Read all shards of an index, and hold each to what the index promises of it."""
+def _read_shards(index: Path) -> dict[str, StoredTensor]:
+    """Open all shards of an index, and hold each to what the index promises of it."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f'{index} has no "weight_map" of tensor names to files: fetch it again.')
@@ -63,9 +64,9 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         if not file.endswith(".safetensors"):
             raise WeightsError(f"{index} puts {tensor} into {file!r}; only .safetensors files are opened.")
         promised.setdefault(file, set()).add(tensor)
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for file, expected in sorted(promised.items()):
-        shard = read_tensors(index.parent / file)
+        shard = open_tensors(index.parent / file)
         lacking, extra = sorted(expected - shard.keys()), sorted(shard.keys() - expected)
         if lacking or extra:
             said = [f"it lacks {', '.join(lacking[:5])}"] if lacking else []
@@ -81,7 +82,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 def save_tensors(
     folder: str | os.PathLike[str],
     stem: str,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor | StoredTensor],
     variant: str | None = None,
     max_shard_size: int | str | None = "10GB",
 ) -> None:
@@ -90,7 +91,7 @@ def save_tensors(
     Args:
         folder: made if it is missing.
         stem: as in `load_tensors`.
-        tensors: names and values.
+        tensors: names and values; those that are still in a file are fetched one after the other.
         variant: for example "fp16"; goes into the file's name only, nothing is cast.
         max_shard_size: bytes, or "10GB", "500MB": weights above it go into several files and an index. None is no limit.
 
@@ -119,9 +120,9 @@ def save_tensors(
             (folder / name).unlink()
 
 
-def _split(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
+def _split(tensors: Mapping[str, Tensor | StoredTensor], limit: int) -> list[dict[str, Tensor | StoredTensor]]:
     """Fill shards in the order of `tensors`; one that is larger than the limit stands alone."""
-    shards: list[dict[str, Tensor]] = [{}]
+    shards: list[dict[str, Tensor | StoredTensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
         if shards[-1] and size + tensor.nbytes > limit:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
 
 from latentgen.weights.errors import WeightsError
+from latentgen.weights.stored import StoredTensor
 
 LISTED = 10  # names of each kind in an error
 
@@ -29,12 +33,16 @@ FOREIGN_PREFIXES = {
 """Beginnings of tensor names that betray another kind of file."""
 
 
+READERS = min(4, os.cpu_count() or 1)
+"""Threads: each reads and casts one tensor at a time, so that few are in memory in the file's dtype too."""
+
+
 def fill(
-    module: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtype, device: torch.device, source: str
+    module: nn.Module, tensors: Mapping[str, StoredTensor], *, dtype: torch.dtype, device: torch.device, source: str
 ) -> None:
     """Give a network that was built on the meta device its weights, and make it ready to run: frozen and in eval mode.
 
-    Where dtype and device already fit, a parameter is the very tensor given (memory-mapped, if it was read so).
+    Where dtype and device already fit, a parameter is the very tensor that was fetched.
 
     Args:
         module: its persistent buffers are filled too; its other buffers must hold their numbers already.
@@ -44,8 +52,8 @@ def fill(
         source: the file or folder, for errors.
 
     Raises:
-        WeightsError: if a tensor is missing, unexpected, of another shape, or an integer in a fraction's place. The
-            module is unchanged then.
+        WeightsError: if a tensor is missing, unexpected, of another shape, or an integer in a fraction's place; if one
+            holds values that are not finite (in `dtype`), or all hold zeros only. The module is unchanged then.
         RuntimeError: if a buffer outside the file was left on the meta device, a mistake of whoever built the module.
     """
     expected = module.state_dict()
@@ -54,23 +62,60 @@ def fill(
         raise RuntimeError(f"{', '.join(hollow)}: no file holds these buffers; give them their values before fill().")
     _check(expected, tensors, source)
 
-    def ready(name: str) -> Tensor:
-        kind = dtype if expected[name].is_floating_point() else expected[name].dtype
-        return tensors[name].detach().to(device=device, dtype=kind)
+    def ready(name: str) -> tuple[Tensor, float]:
+        given = tensors[name].fetch().detach()
+        if not expected[name].is_floating_point():
+            return given.to(device=device, dtype=expected[name].dtype), 0.0
+        cast = given.to(dtype)
+        return cast.to(device), _largest(cast)
 
-    module.load_state_dict({name: ready(name) for name in expected}, assign=True)
+    with ThreadPoolExecutor(READERS) as pool:
+        found = dict(zip(expected, pool.map(ready, expected), strict=True))
+    _check_values({name: largest for name, (_, largest) in found.items()}, tensors, dtype, source)
+    module.load_state_dict({name: tensor for name, (tensor, _) in found.items()}, assign=True)
     for child in module.modules():
         for name, buffer in child.named_buffers(recurse=False):
             child._buffers[name] = buffer.to(device)  # those outside the file; their dtype is the builder's choice
     module.requires_grad_(False).eval()
 
 
-def _check(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+def _largest(tensor: Tensor) -> float:
+    """The largest magnitude in a tensor; infinity for one with values that are not finite."""
+    if not tensor.numel():
+        return 0.0
+    if tensor.dtype.itemsize == 1:  # 8-bit fractions know no order
+        tensor = tensor.float()
+    low, high = (float(value) for value in torch.aminmax(tensor))
+    return max(-low, high) if math.isfinite(low) and math.isfinite(high) else math.inf
+
+
+def _check_values(
+    largest: Mapping[str, float], tensors: Mapping[str, StoredTensor], dtype: torch.dtype, source: str
+) -> None:
+    """Refuse weights that can draw nothing: a broken training, or a file of zeros in place of one that was not fetched."""
+    broken = [name for name, most in largest.items() if not math.isfinite(most)]
+    if broken:
+        listed = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in broken[:LISTED])
+        cast = sorted({str(tensors[name].dtype) for name in broken} - {str(dtype)})
+        remedy = (
+            f"They are {' and '.join(cast)} there and may be too large for {dtype}: try another dtype. " if cast else ""
+        )
+        raise WeightsError(
+            f"{source} has values that are not finite in {len(broken)} tensors ({listed}{', ...' if broken[LISTED:] else ''}). "
+            f"{remedy}Otherwise the file is damaged, or its training went wrong: fetch another one."
+        )
+    if largest and not any(largest.values()):
+        raise WeightsError(f"{source} holds nothing but zeros, in {len(largest)} tensors: fetch it again.")
+
+
+def _check(expected: Mapping[str, Tensor], tensors: Mapping[str, StoredTensor], source: str) -> None:
     missing = sorted(expected.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - expected.keys())
     both = sorted(expected.keys() & tensors.keys())
     shaped = [name for name in both if expected[name].shape != tensors[name].shape]
-    quantised = [name for name in both if expected[name].is_floating_point() and not tensors[name].is_floating_point()]
+    quantised = [
+        name for name in both if expected[name].is_floating_point() and not tensors[name].dtype.is_floating_point
+    ]
     if not (missing or unexpected or shaped or quantised):
         return
     findings = {
@@ -104,10 +149,10 @@ def _list(lines: list[str]) -> list[str]:
     return [f"  {line}" for line in lines[:LISTED]] + more
 
 
-def _remedy(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], unexpected: list[str]) -> str:
+def _remedy(expected: Mapping[str, Tensor], tensors: Mapping[str, StoredTensor], unexpected: list[str]) -> str:
     if "conv_in.weight" in expected and "conv_in.weight" in tensors:
         built, given = expected["conv_in.weight"], tensors["conv_in.weight"]
-        channels = given.shape[1] if given.ndim == 4 else 0
+        channels = given.shape[1] if len(given.shape) == 4 else 0
         if built.shape[1] != channels and channels in INPUT_CHANNELS:
             kind = INPUT_CHANNELS[channels]
             return f'A file with {channels} input channels is {kind}: set "in_channels": {channels} in config.json.'
