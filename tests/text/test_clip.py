@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_clip import FAMILIES, REFERENCE, make_encoder
 
 from latentgen.text import load_clip_text_encoder, save_text_encoder
-from latentgen.text.clip import _read_config
+from latentgen.text.clip import _known_settings
 from latentgen.weights import WeightsError
 
 CPU = torch.device("cpu")
@@ -121,8 +121,9 @@ def test_published_settings(family):
     if not (REFERENCE / family).is_dir():
         pytest.skip(f"the reference folder {family} is not on this machine")
     path = REFERENCE / family / "text_encoder" / "config.json"
-    config = _read_config(path)
-    for name, value in json.loads(path.read_text()).items():
+    content = json.loads(path.read_text())
+    config = _known_settings(content, str(path))
+    for name, value in content.items():
         if name in {
             "vocab_size",
             "hidden_size",

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import os
+from dataclasses import asdict, dataclass
+from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from latentgen.models.config import check_depth, check_fields, per_level
 from latentgen.models.model import Model
 from latentgen.nn.autoencoder_blocks import Decoder, Encoder
+from latentgen.runtime.device import resolve_device, resolve_dtype
+from latentgen.weights.compvis.first_stage import first_stage_table
+from latentgen.weights.compvis.single_file import read_first_stage, restore
+from latentgen.weights.errors import WeightsError
+from latentgen.weights.safetensors_io import write_tensors
+from latentgen.weights.stored import StoredTensor
+from latentgen.weights.strict import fill
 
 DOWN_BLOCKS = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}  # name: attends?
 UP_BLOCKS = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
@@ -78,6 +87,55 @@ class FirstStage(Model[C]):
     """Pictures in [-1, 1], (B, 3, H, W), to latents (B, C, H / f, W / f) and back; H and W are multiples of f."""
 
     encoder: Encoder
+
+    @classmethod
+    def from_single_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        scaling_factor: float | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> Self:
+        """Load the autoencoder of a `.safetensors` file in the layout of CompVis and Stability: alone, or in a whole model.
+
+        Args:
+            path: of the file.
+            scaling_factor: of the latents. None is what a whole model's file says or its family has; for an autoencoder alone
+                0.18215 if it is of Stable Diffusion's form (KL, f = 8), else 1.
+            device, dtype: as in `from_pretrained`.
+
+        Raises:
+            WeightsError: for a file that cannot be read, or holds no autoencoder of this class.
+        """
+        place = resolve_device(device)
+        kind = resolve_dtype(dtype, place)
+        part = read_first_stage(path)
+        if part.network != cls.__name__:
+            raise WeightsError(
+                f"{path} holds a {part.network}, not a {cls.__name__}: use {part.network}.from_single_file."
+            )
+        scale = {} if scaling_factor is None else {"scaling_factor": scaling_factor}
+        model = cls.on_meta({**part.config, **scale}, str(path))
+        fill(
+            model,
+            part.tensors,
+            dtype=kind,
+            device=place,
+            source=str(path),
+            settings="the settings that its shapes show",
+        )
+        return model
+
+    def save_single_file(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights in the layout of CompVis and Stability, as a file of an autoencoder alone.
+
+        Raises:
+            ValueError: for another ending than ".safetensors".
+            OSError: if the file cannot be written.
+        """
+        tensors = {name: StoredTensor.of(tensor) for name, tensor in self.state_dict().items()}
+        write_tensors(path, restore([("", first_stage_table(asdict(self.config)), tensors)]))
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), about in [-1, 1] and not clamped, from unscaled latents (B, C, h, w)."""

@@ -107,20 +107,28 @@ class Model(nn.Module, Generic[C]):
         path = path / subfolder if subfolder else path
         if not (path / "config.json").is_file() and (path / "model_index.json").is_file():
             raise WeightsError(f"{path} is a whole model: name its component, for example subfolder='unet'.")
-        mapping = read_json(path / "config.json")
-        if mapping.get("_class_name", cls.__name__) != cls.__name__:
-            raise WeightsError(
-                f"{path / 'config.json'} describes a {mapping['_class_name']}, not a {cls.__name__}: load it with the "
-                "class that it names, or correct model_index.json."
-            )
-        try:
-            with torch.device("meta"):
-                model = cls.from_config(mapping)
-        except ValueError as error:
-            raise WeightsError(f"{path / 'config.json'}: {error}") from error
+        model = cls.on_meta(read_json(path / "config.json"), str(path / "config.json"))
         tensors = rename_old_vae_attention(load_tensors(path, cls.stem, variant))
         fill(model, tensors, dtype=kind, device=place, source=str(path))
         return model
+
+    @classmethod
+    def on_meta(cls, mapping: Mapping[str, Any], source: str) -> Self:
+        """The network of a `config.json`'s content, without numbers.
+
+        Raises:
+            WeightsError: naming `source`, for settings that this network cannot follow.
+        """
+        if mapping.get("_class_name", cls.__name__) != cls.__name__:
+            raise WeightsError(
+                f"{source} describes a {mapping['_class_name']}, not a {cls.__name__}: load it with the class that it names, "
+                "or correct model_index.json."
+            )
+        try:
+            with torch.device("meta"):
+                return cls.from_config(mapping)
+        except ValueError as error:
+            raise WeightsError(f"{source}: {error}") from error
 
     def save_pretrained(
         self,

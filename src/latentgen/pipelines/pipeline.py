@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import nn
@@ -12,9 +14,11 @@ from torch import nn
 from latentgen.pipelines.folder import How, load_components, read_index, save_components
 from latentgen.pipelines.inputs import check_absent, check_component
 from latentgen.pipelines.pictures import MAX_PIXELS
+from latentgen.pipelines.single_file import load_single_file, save_single_file
 from latentgen.pipelines.solver import warn_of_clipping
 from latentgen.runtime.device import one_dtype, resolve_device, resolve_dtype, warn_of_slow_dtype
 from latentgen.schedulers.config import OF_LATENTS
+from latentgen.weights.compvis.single_file import read_single_file
 from latentgen.weights.hub import resolve_model
 from latentgen.weights.sharding import shard_limit
 from latentgen.weights.weight_files import check_some_have, check_variant
@@ -175,6 +179,76 @@ class Pipeline:
             if component is not None:
                 pipe._take(name, how)
         return pipe
+
+    @classmethod
+    def from_single_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        family: str | None = None,
+        prediction_type: str | None = None,
+        weights: Literal["ema", "train"] | None = None,
+        tokenizer: Any = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        torch_dtype: str | torch.dtype | None = None,
+        **components: Any,
+    ) -> Self:
+        """Load a model from one `.safetensors` file, as Stable Diffusion 1 and 2 and LDM's models are published in. Nothing is
+        asked of the network.
+
+        Args:
+            path: of the file.
+            family: the model's form, as "sd-v1", for one whose widths are not the published ones; None recognises it.
+            prediction_type: "epsilon" or "v_prediction": must be said of Stable Diffusion 2, whose files are alike.
+            weights: "ema" for the training's moving average, "train" for the weights themselves; None takes the average
+                where the file holds it.
+            tokenizer: one of transformers, or a folder that holds one; None looks into a folder "tokenizer" beside the file,
+                and into the Hub's cache.
+            device, dtype, torch_dtype: as in `from_pretrained`.
+            components: as in `from_pretrained`, instead of the file's own.
+
+        Raises:
+            WeightsError: for a file that is damaged, of no known family or of another pipeline's, saying what it looks like; for
+                a tokenizer that is nowhere, saying how to get it.
+            ValueError: for arguments out of range and components that do not fit.
+            TypeError: for an argument that is not known.
+        """
+        place = resolve_device(device)
+        how = How(place, resolve_dtype(one_dtype(dtype, torch_dtype), place), None, cls.scheduler_defaults)
+        given = cls._given(components)
+        found = read_single_file(path, family=family, prediction_type=prediction_type, weights=weights)
+        made = load_single_file(
+            found,
+            given,
+            how,
+            path=Path(path),
+            pipeline=cls.__name__,
+            folder_classes=cls.folder_classes,
+            tokenizer=tokenizer,
+        )
+        pipe = cls(**made)
+        for name, component in given.items():
+            if component is not None:
+                pipe._take(name, how)
+        return pipe
+
+    def save_single_file(
+        self, path: str | os.PathLike[str], *, family: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Write all weights into one `.safetensors` file, in the layout that `from_single_file` and other programs read. Such a
+        file holds no tokenizer, no size to draw in, and no solver's choices.
+
+        Args:
+            path: ends in ".safetensors".
+            family: as in `from_single_file`, for a model whose widths are not the published ones.
+            metadata: further texts for the file's header, beside what it is (ModelSpec).
+
+        Raises:
+            ValueError: for a model that would be read back as another one; nothing is written then.
+            OSError: if the file cannot be written.
+        """
+        save_single_file(self.components, self._folder_class, Path(path), family=family, metadata=metadata or {})
 
     @classmethod
     def _given(cls, components: dict[str, Any]) -> dict[str, Any]:

@@ -65,18 +65,33 @@ def load_clip_text_encoder(
     Raises:
         WeightsError: if a file is missing or damaged, describes another class, or does not fit the others.
     """
-    from transformers import CLIPTextModel
-
     folder = Path(folder)
-    config = _read_config(folder / "config.json")
-    with torch.device("meta"):
-        encoder = CLIPTextModel(config)
-    inner = _inner(encoder)
-    inner.embeddings.position_ids = torch.arange(config.max_position_embeddings, device="cpu").unsqueeze(
-        0
-    )  # in no file
+    config = read_json(folder / "config.json")
+    _check_class(config, folder / "config.json")
+    encoder = _on_meta(config, str(folder / "config.json"))
     tensors = _with_names_of(encoder, load_tensors(folder, STEM, variant), str(folder))
     fill(encoder, tensors, dtype=dtype, device=device, source=str(folder))
+    return encoder
+
+
+def make_clip_text_encoder(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, StoredTensor],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    source: str,
+    settings: str,
+) -> CLIPTextModel:
+    """A text encoder of the content of a `config.json` and of tensors that are still in a file, by the names in folders.
+
+    Raises:
+        WeightsError: naming `source`, if these do not fit each other; `settings` says what was not followed.
+    """
+    encoder = _on_meta(config, source)
+    fill(
+        encoder, _with_names_of(encoder, tensors, source), dtype=dtype, device=device, source=source, settings=settings
+    )
     return encoder
 
 
@@ -144,18 +159,32 @@ def _with_names_of(encoder: CLIPTextModel, tensors: Mapping[str, StoredTensor], 
     return renamed
 
 
-def _read_config(path: Path) -> CLIPTextConfig:
-    """Read the settings that are known, and check each: the file is not trusted."""
-    from transformers import CLIPTextConfig
-    from transformers.activations import ACT2FN
+def _on_meta(content: Mapping[str, Any], source: str) -> CLIPTextModel:
+    """The network of these settings, without numbers but those that no file has."""
+    from transformers import CLIPTextModel
 
-    content = read_json(path)
+    config = _known_settings(content, source)
+    with torch.device("meta"):
+        encoder = CLIPTextModel(config)
+    positions = torch.arange(config.max_position_embeddings, device="cpu")
+    _inner(encoder).embeddings.position_ids = positions.unsqueeze(0)
+    return encoder
+
+
+def _check_class(content: Mapping[str, Any], path: Path) -> None:
     architectures = content.get("architectures") or [CLASS_NAME]
     if architectures != [CLASS_NAME] or content.get("model_type", "clip_text_model") != "clip_text_model":
         raise WeightsError(
             f"{path} describes {architectures} of type {content.get('model_type')!r}; only {CLASS_NAME} "
             '("clip_text_model"), the text encoder of Stable Diffusion 1 and 2, can be loaded here.'
         )
+
+
+def _known_settings(content: Mapping[str, Any], path: str) -> CLIPTextConfig:
+    """The settings that are known, each checked: the file is not trusted."""
+    from transformers import CLIPTextConfig
+    from transformers.activations import ACT2FN
+
     known: dict[str, Any] = {}
     for name, most in SIZE_LIMITS.items():
         if name in content:

@@ -23,7 +23,7 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
-def load_clip_tokenizer(folder: str | os.PathLike[str]) -> CLIPTokenizer:
+def load_clip_tokenizer(folder: str | os.PathLike[str], *, pad_token: str | None = None) -> CLIPTokenizer:
     """Load the tokenizer of a Stable Diffusion model; nothing is executed or downloaded.
 
     Ids are those of `CLIPTokenizer.from_pretrained`. Of the settings, a `special_tokens_map.json` has the last word
@@ -32,6 +32,7 @@ def load_clip_tokenizer(folder: str | os.PathLike[str]) -> CLIPTokenizer:
 
     Args:
         folder: with `tokenizer.json`, or `vocab.json` and `merges.txt`.
+        pad_token: for one whose vocabulary is right and whose padding is another model's; None is what the files say.
 
     Raises:
         WeightsError: if a file is missing, damaged or of another kind of tokenizer.
@@ -58,6 +59,8 @@ def load_clip_tokenizer(folder: str | os.PathLike[str]) -> CLIPTokenizer:
         extra = overriding.get("additional_special_tokens") or []
         names = {str(token) for token in (*special.values(), *(_token(token, folder) for token in extra))}
         added = _added_by_name(_optional(folder / "added_tokens.json"), names, folder) | listed
+    if pad_token is not None:
+        special["pad_token"] = _token(pad_token, folder)
     by_name = {str(token): token for token in added.values()}
     special = {name: by_name.get(str(token), token) for name, token in special.items()}
     length = {"model_max_length": config["model_max_length"]} if config.get("model_max_length") is not None else {}

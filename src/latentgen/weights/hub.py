@@ -86,6 +86,14 @@ def resolve_model(
     return _download(name, subfolder, variant, revision, cache_dir, token)
 
 
+def cached_folder(name: str, file: str) -> Path | None:
+    """The folder of a repository's file in the Hub's cache, or None: the network is not asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def commit_of(folder: Path) -> str | None:
     """The commit that a folder of the Hub's cache holds, as `resolve_model` returned it; None for any other folder."""
     return folder.name if folder.parent.name == "snapshots" else None

@@ -38,7 +38,13 @@ READERS = min(4, os.cpu_count() or 1)
 
 
 def fill(
-    module: nn.Module, tensors: Mapping[str, StoredTensor], *, dtype: torch.dtype, device: torch.device, source: str
+    module: nn.Module,
+    tensors: Mapping[str, StoredTensor],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    source: str,
+    settings: str = "its config.json",
 ) -> None:
     """Give a network that was built on the meta device its weights, and make it ready to run: frozen and in eval mode.
 
@@ -50,6 +56,7 @@ def fill(
         dtype: of floating-point parameters and persistent buffers; integers keep theirs.
         device: where everything goes.
         source: the file or folder, for errors.
+        settings: what the network was built from, for errors.
 
     Raises:
         WeightsError: if a tensor is missing, unexpected, of another shape, or an integer in a fraction's place; if one
@@ -60,7 +67,7 @@ def fill(
     hollow = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in expected]
     if hollow:
         raise RuntimeError(f"{', '.join(hollow)}: no file holds these buffers; give them their values before fill().")
-    _check(expected, tensors, source)
+    _check(expected, tensors, source, settings)
 
     def ready(name: str) -> tuple[Tensor, float]:
         given = tensors[name].fetch().detach()
@@ -108,7 +115,7 @@ def _check_values(
         raise WeightsError(f"{source} holds nothing but zeros, in {len(largest)} tensors: fetch it again.")
 
 
-def _check(expected: Mapping[str, Tensor], tensors: Mapping[str, StoredTensor], source: str) -> None:
+def _check(expected: Mapping[str, Tensor], tensors: Mapping[str, StoredTensor], source: str, settings: str) -> None:
     missing = sorted(expected.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - expected.keys())
     both = sorted(expected.keys() & tensors.keys())
@@ -131,14 +138,14 @@ def _check(expected: Mapping[str, Tensor], tensors: Mapping[str, StoredTensor], 
             f"{name} is {tensors[name].dtype} in the file: quantised weights cannot be read" for name in quantised
         ],
     }
-    raise WeightsError(_message(source, findings, _remedy(expected, tensors, unexpected)))
+    raise WeightsError(_message(source, settings, findings, _remedy(expected, tensors, unexpected)))
 
 
-def _message(source: str, findings: Mapping[str, list[str]], remedy: str) -> str:
+def _message(source: str, settings: str, findings: Mapping[str, list[str]], remedy: str) -> str:
     """One line that says it all: how many of each kind, the first, and the remedy; where there are more, a list follows."""
     counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in findings.items() if lines)
     every = [line for lines in findings.values() for line in lines]
-    first = f"{source} does not fit its config.json (tensors: {counts}): {every[0]}. {remedy}"
+    first = f"{source} does not fit {settings} (tensors: {counts}): {every[0]}. {remedy}"
     if len(every) == 1:
         return first
     return "\n".join([first, *(line for lines in findings.values() for line in _list(lines))])
