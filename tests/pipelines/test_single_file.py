@@ -474,6 +474,12 @@ def test_an_autoencoder_alone(tmp_path, kind, levels, scale):
     assert all(torch.equal(t, again.state_dict()[n]) for n, t in model.state_dict().items())
 
 
+def test_an_autoencoder_of_other_groups_is_not_written(tmp_path):
+    model = AutoencoderKL.from_config({"block_out_channels": [32], "norm_num_groups": 16})
+    with pytest.raises(ValueError, match="does not say norm_num_groups=16.*save_pretrained"):
+        model.save_single_file(tmp_path / "vae.safetensors")
+
+
 def test_the_autoencoder_of_a_whole_model(file, pipe):
     again = AutoencoderKL.from_single_file(file, device="cpu", dtype="float32")
     assert all(torch.equal(t, again.state_dict()[n]) for n, t in pipe.vae.state_dict().items())

@@ -9,11 +9,11 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
-from latentgen.models.config import check_depth, check_fields, per_level
+from latentgen.models.config import check_depth, check_fields, per_level, read_config
 from latentgen.models.model import Model
 from latentgen.nn.autoencoder_blocks import Decoder, Encoder
 from latentgen.runtime.device import resolve_device, resolve_dtype
-from latentgen.weights.compvis.first_stage import first_stage_table
+from latentgen.weights.compvis.first_stage import first_stage_config, first_stage_table
 from latentgen.weights.compvis.single_file import read_first_stage, restore
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.safetensors_io import write_tensors
@@ -80,6 +80,9 @@ class FirstStageConfig:
         return 0.0
 
 
+NOT_SHOWN = ("scaling_factor", "sample_size", "force_upcast")
+"""Settings that a single file of an autoencoder does not say, and that its reader gives or does not need."""
+
 C = TypeVar("C", bound=FirstStageConfig)
 
 
@@ -131,11 +134,22 @@ class FirstStage(Model[C]):
         """Write the weights in the layout of CompVis and Stability, as a file of an autoencoder alone.
 
         Raises:
-            ValueError: for another ending than ".safetensors".
+            ValueError: for another ending than ".safetensors", and for an autoencoder that would be read back as another one.
             OSError: if the file cannot be written.
         """
         tensors = {name: StoredTensor.of(tensor) for name, tensor in self.state_dict().items()}
-        write_tensors(path, restore([("", first_stage_table(asdict(self.config)), tensors)]))
+        restored = restore([("", first_stage_table(asdict(self.config)), tensors)])
+        _, shown = first_stage_config({name: tuple(tensor.shape) for name, tensor in restored.items()})
+        read = asdict(read_config(self.config_class, shown, {}))
+        differing = [
+            name for name, value in asdict(self.config).items() if name not in NOT_SHOWN and value != read[name]
+        ]
+        if differing:
+            told = ", ".join(f"{name}={getattr(self.config, name)!r}" for name in differing)
+            raise ValueError(
+                f"a single file does not say {told}: it would be read as another model. Use save_pretrained."
+            )
+        write_tensors(path, restored)
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), about in [-1, 1] and not clamped, from unscaled latents (B, C, h, w)."""
