@@ -476,7 +476,7 @@ def test_an_autoencoder_alone(tmp_path, kind, levels, scale):
 
 def test_an_autoencoder_of_other_groups_is_not_written(tmp_path):
     model = AutoencoderKL.from_config({"block_out_channels": [32], "norm_num_groups": 16})
-    with pytest.raises(ValueError, match="does not say norm_num_groups=16.*save_pretrained"):
+    with pytest.raises(ValueError, match=r"does not say norm_num_groups=16.*save_pretrained"):
         model.save_single_file(tmp_path / "vae.safetensors")
 
 
