@@ -2,8 +2,8 @@
 
     python life.py LIBRARY STAGE JOB
 
-LIBRARY is latentgen or diffusers; STAGE, where to stop, is import, load or memory, or decode (see `decode`); JOB is JSON (see
-`processes.py`).
+LIBRARY is latentgen or diffusers; STAGE, where to stop, is import, load or memory, or what latentgen does alone (`ALONE`);
+JOB is JSON (see `processes.py`).
 Prints one line of JSON. Imports nothing of the benchmark, so that nothing else is on the clock.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 STAGES = ("import", "load", "memory")
-"""How far a life goes; "decode" is another one, of latentgen's decoder alone."""
+"""How far a life goes; there are others, of latentgen alone."""
 
 
 def import_library(library: str) -> tuple[dict[str, float], Any]:
@@ -133,6 +133,60 @@ def decode(job: dict[str, Any]) -> dict[str, float]:
     return {"above": peak_bytes(job["device"]) - weights}
 
 
+def write(job: dict[str, Any]) -> dict[str, float]:
+    """Write the model as one file."""
+    from latentgen import Text2ImagePipeline
+
+    pipeline = Text2ImagePipeline.from_pretrained(job["folder"], device="cpu", dtype="float32", variant=job["variant"])
+    pipeline.save_single_file(job["file"], family=job["family"])
+    return {}
+
+
+def load_file(job: dict[str, Any]) -> dict[str, float]:
+    """Loading a single file, beside reading it: the median ratio of both, and the peak memory as a multiple of the size."""
+    from statistics import median
+
+    from latentgen import Text2ImagePipeline
+
+    path, tokenizer = Path(job["file"]), Path(job["folder"]) / "tokenizer"
+    size = path.stat().st_size
+
+    def read() -> float:
+        start = time.perf_counter()
+        data = path.read_bytes()
+        seconds = time.perf_counter() - start
+        assert len(data) == size
+        return seconds
+
+    def load() -> float:
+        start = time.perf_counter()
+        pipeline = Text2ImagePipeline.from_single_file(
+            path, family=job["family"], tokenizer=tokenizer, device="cpu", dtype="float32"
+        )
+        seconds = time.perf_counter() - start
+        assert pipeline.unet.dtype is not None
+        return seconds
+
+    with path.open("rb") as file:  # into the page cache, without memory of its own
+        while file.read(2**24):
+            pass
+    Text2ImagePipeline.from_pretrained  # noqa: B018 (its imports belong to no turn)
+    import transformers.models.clip.modeling_clip  # noqa: F401
+
+    before = forget_peak("cpu")
+    load()
+    memory = (peak_bytes("cpu") - before) / size
+    ratios = []
+    for k in range(job["pairs"]):
+        turns = {turn: turn() for turn in ((read, load) if k % 2 else (load, read))}
+        ratios.append(turns[load] / turns[read])
+    return {"time": median(ratios), "memory": memory, "size": size}
+
+
+ALONE = {"decode": decode, "write": write, "file": load_file}
+"""Lives of latentgen alone."""
+
+
 def forget_peak(device: str) -> int:
     """Begin to look for the peak anew; the bytes that are used now."""
     if device == "cuda":
@@ -147,5 +201,6 @@ def forget_peak(device: str) -> int:
 
 
 if __name__ == "__main__":
-    told = decode(json.loads(sys.argv[3])) if sys.argv[2] == "decode" else live(*sys.argv[1:3], json.loads(sys.argv[3]))
+    library, stage, job = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    told = ALONE[stage](job) if stage in ALONE else live(library, stage, job)
     print(json.dumps(told))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,42 @@ class Limit:
     unit: str
     value: float
     most: float
+
+
+FILE_TIME, FILE_MEMORY = 1.3, 1.1
+"""Of loading a single file: times the plain reading of it, and times its size."""
+
+
+def file_limits(folder: Path, settings: Settings, device: str, variant: str | None, pairs: int) -> list[Limit]:
+    """Time and memory of loading the model from one float32 file, in a fresh process, taking turns with reading it."""
+    say("writing the model as one file")
+    with tempfile.TemporaryDirectory(prefix="latentgen-bench-") as temporary:
+        job = {
+            "folder": str(folder), "file": f"{temporary}/model.safetensors", "family": "sd-v1", "variant": variant,
+            "pairs": pairs,
+        }  # fmt: skip
+        run_life("latentgen", "write", job)
+        say(f"loading one file, {pairs} pairs")
+        told = run_life("latentgen", "file", job)
+    size = f"of {told['size'] / 10**9:.1f} GB"
+    return [
+        Limit(
+            name=f"load one file {size}: time, as a multiple of reading it",
+            device="cpu",
+            dtype="float32",
+            unit="x",
+            value=told["time"],
+            most=FILE_TIME,
+        ),
+        Limit(
+            name=f"load one file {size}: peak memory, as a multiple of its size",
+            device="cpu",
+            dtype="float32",
+            unit="x",
+            value=told["memory"],
+            most=FILE_MEMORY,
+        ),
+    ]
 
 
 def decode_limit(folder: Path, settings: Settings, device: str, variant: str | None) -> Limit:

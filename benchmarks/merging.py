@@ -52,7 +52,7 @@ def merge(old: Report, new: Report) -> Report:
         | {"parts": [part for part in PARTS if part in parts], "load_average": max(loads, default=None)},
         torch_import=[*old.torch_import, *new.torch_import],
         rows=sorted([*kept, *new.rows], key=_place),
-        limits=new.limits or old.limits,
+        limits=[*(limit for limit in old.limits if limit.name not in {x.name for x in new.limits}), *new.limits],
         seconds=old.seconds + new.seconds,
     )
 

@@ -77,7 +77,7 @@ def _finds_cuda() -> bool:
 
 def measure(job: Job, folder: Path, machine: dict[str, Any]) -> Report:
     """Measure everything, the fresh processes first, while this one is small."""
-    from benchmarks.limits import decode_limit
+    from benchmarks.limits import decode_limit, file_limits
     from benchmarks.model_folder import (
         UPSCALER,
         ensure_model_folder,
@@ -103,6 +103,9 @@ def measure(job: Job, folder: Path, machine: dict[str, Any]) -> Report:
             say(f"  {row.name}: ratio {row.ratio:.2f}")
             rows.append(row)
     limits = [decode_limit(folder, job.sizes, job.device, job.variants[job.device])] if "decode" in job.parts else []
+    if "file" in job.parts:
+        pairs = job.effort(*job.kinds[0], "file").pairs
+        limits += file_limits(folder, job.sizes, job.device, job.variants[job.device], pairs)
     return Report(
         machine=machine,
         settings=job.settings(load_average),

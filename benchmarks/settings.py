@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from math import inf
 from typing import Any
 
-PARTS = ("import", "load", "memory", "unet", "vae", "picture", "img2img", "inpaint", "upscale", "decode")
+PARTS = ("import", "load", "memory", "unet", "vae", "picture", "img2img", "inpaint", "upscale", "decode", "file")
 """What `--only` can name, in the order in which it is measured."""
 
 DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float16", "bfloat16")}
@@ -62,7 +62,7 @@ class Settings:
 
 FULL = Settings()
 QUICK = Settings(
-    unet_widths=(32, 64, 64, 64), heads=4, vae_widths=(32, 32, 32, 32), text_width=32, text_layers=2, text_heads=4,
+    unet_widths=(32, 64, 64, 64), heads=8, vae_widths=(32, 32, 32, 32), text_width=32, text_layers=2, text_heads=1,
     vocabulary=1024, upscaler_widths=(32, 32, 64, 64), upscaler_text_width=32, pixels=64, large=256, tile=128,
     matmul={"cpu": 512, "cuda": 1024},
 )  # fmt: skip
@@ -80,23 +80,23 @@ OF_TASKS = ("img2img", "inpaint", "upscale")
 
 EFFORTS: dict[tuple[str, str], dict[str, Effort]] = {
     ("cpu", "float32"): {
-        "life": Effort(2), "unet": Effort(4, 50), "vae": Effort(3, 40), "picture": Effort(2, 100),
+        "life": Effort(2), "unet": Effort(4, 50), "vae": Effort(3, 40), "picture": Effort(2, 100), "file": Effort(7),
         **dict.fromkeys(OF_TASKS, Effort(2, 60)),
     },
     ("cpu", "bfloat16"): {
-        "life": Effort(2), "unet": Effort(8, 40), "vae": Effort(4, 40), "picture": Effort(3, 60),
+        "life": Effort(2), "unet": Effort(8, 40), "vae": Effort(4, 40), "picture": Effort(3, 60), "file": Effort(7),
         **dict.fromkeys(OF_TASKS, Effort(3, 40)),
     },
     ("cuda", "float16"): {
-        "life": Effort(3), "unet": Effort(20), "vae": Effort(15), "picture": Effort(10),
+        "life": Effort(3), "unet": Effort(20), "vae": Effort(15), "picture": Effort(10), "file": Effort(7),
         **dict.fromkeys(OF_TASKS, Effort(10)),
     },
     ("cuda", "bfloat16"): {
-        "life": Effort(2), "unet": Effort(20), "vae": Effort(15), "picture": Effort(10),
+        "life": Effort(2), "unet": Effort(20), "vae": Effort(15), "picture": Effort(10), "file": Effort(7),
         **dict.fromkeys(OF_TASKS, Effort(10)),
     },
     ("cuda", "float32"): {
-        "life": Effort(2), "unet": Effort(10), "vae": Effort(8), "picture": Effort(4),
+        "life": Effort(2), "unet": Effort(10), "vae": Effort(8), "picture": Effort(4), "file": Effort(7),
         **dict.fromkeys(OF_TASKS, Effort(4)),
     },
 }  # fmt: skip

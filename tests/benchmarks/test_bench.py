@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import machine, pairing, processes
-from benchmarks.limits import Limit, decode_limit
+from benchmarks.limits import Limit, decode_limit, file_limits
 from benchmarks.merging import check_same, merge
 from benchmarks.model_folder import make_model_folder
 from benchmarks.pairing import Pairing, take_turns
@@ -224,6 +224,14 @@ def test_a_decode_tells_the_memory_above_its_weights(tmp_path):
     assert limit.most == pytest.approx(4e9 / 2**30)
 
 
+def test_a_file_is_loaded_beside_reading_it(tmp_path):
+    make_model_folder(tmp_path, QUICK, variants=[None])
+    time, memory = file_limits(tmp_path, QUICK, "cpu", None, pairs=2)
+    assert time.value > 0
+    assert memory.value > 0
+    assert (time.most, memory.most) == (1.3, 1.1)
+
+
 @pytest.mark.slow
 def test_quick_run_gives_every_row(tmp_path):
     result = tmp_path / "result.json"
@@ -244,6 +252,7 @@ def test_quick_run_gives_every_row(tmp_path):
             assert row["rate"] > 0
             assert 0 < row["share_latentgen"] < 1.5
             assert row["difference"] <= 1e-4, row["name"]  # the same weights give the same result
-    (limit,) = content["limits"]
-    assert 0 < limit["value"] < limit["most"]
+    decode, *of_files = content["limits"]
+    assert 0 < decode["value"] < decode["most"]
+    assert [limit["unit"] for limit in of_files] == ["x", "x"]
     assert {"cpu", "cores", "libraries"} <= content["machine"].keys()
