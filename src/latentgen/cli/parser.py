@@ -8,7 +8,7 @@ from typing import Any
 
 from latentgen import __version__
 from latentgen.bundled import BUNDLED_GUIDANCE
-from latentgen.cli import drawing, training, values
+from latentgen.cli import drawing, tools, training, values
 from latentgen.cli.drawing import BUNDLED
 
 # Said again here, so that wrong usage is answered before torch is imported; a test holds them to their sources.
@@ -26,6 +26,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_inpaint(commands)
     _add_upscale(commands)
     _add_train(commands)
+    _add_info(commands)
+    _add_convert(commands)
     return parser
 
 
@@ -161,3 +163,40 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=training.train)
+
+
+def _add_info(commands: Any) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="say what a file or folder of weights is",
+        description="Say what a file or folder of weights is, what loads it, and what is wrong with it. Reads headers and "
+        "settings only; nothing in a file is executed.",
+    )
+    parser.add_argument("path", type=Path, metavar="FILE_OR_FOLDER")
+    parser.add_argument("--sha256", action="store_true", help="read a file whole and compute its SHA-256")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=tools.info)
+
+
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="write a model's files in another form",
+        description="Write a model in another form: a single file as a folder, a folder as a single file, either in another "
+        "dtype or with adapters in its weights; the tensors of a pickle (.ckpt, .pt, .bin) as safetensors, without executing it.",
+    )
+    add = parser.add_argument
+    add("source", type=Path, metavar="IN", help="a file, or a model folder")
+    add("target", type=Path, metavar="OUT", help="a name in .safetensors is one file; any other is a folder")
+    add("--dtype", choices=DTYPES, metavar="T",
+        help="float16, bfloat16 or float32: of the weights that are written (default: as they are)")  # fmt: skip
+    add("--weights", choices=("ema", "train"), metavar="WHICH",
+        help="ema or train: the training's moving average, or the weights themselves (default: the average, if any)")  # fmt: skip
+    add("--prediction-type", choices=("epsilon", "v_prediction"), metavar="P",
+        help="epsilon or v_prediction: what the model predicts, where its file does not say")  # fmt: skip
+    add("--family", metavar="NAME", help="the model's form, as sd-v1, where its widths are not the published ones")
+    add("--tokenizer", type=Path, metavar="FOLDER", help="tokenizer of a single file's model (default: what is found)")
+    add("--variant", metavar="V", help="which of a folder's weight files to read, for example fp16")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=tools.convert)

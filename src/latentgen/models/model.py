@@ -104,12 +104,22 @@ class Model(nn.Module, Generic[C]):
             local_files_only=local_files_only,
             token=token,
         )
-        path = path / subfolder if subfolder else path
+        return cls.from_folder(path / subfolder if subfolder else path, device=place, dtype=kind, variant=variant)
+
+    @classmethod
+    def from_folder(
+        cls, path: Path, *, device: torch.device, dtype: torch.dtype | None, variant: str | None = None
+    ) -> Self:
+        """Load the network from a folder on this machine; None as `dtype` keeps that of the file.
+
+        Raises:
+            WeightsError: naming the file and what does not fit.
+        """
         if not (path / "config.json").is_file() and (path / "model_index.json").is_file():
             raise WeightsError(f"{path} is a whole model: name its component, for example subfolder='unet'.")
         model = cls.on_meta(read_json(path / "config.json"), str(path / "config.json"))
         tensors = rename_old_vae_attention(load_tensors(path, cls.stem, variant))
-        fill(model, tensors, dtype=kind, device=place, source=str(path))
+        fill(model, tensors, dtype=dtype, device=device, source=str(path))
         return model
 
     @classmethod

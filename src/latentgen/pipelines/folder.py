@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,12 @@ FORMAT_VERSION = "0.40.0"  # of diffusers, whose layout this is
 
 @dataclass(frozen=True)
 class How:
-    """How components are loaded: see `Text2ImagePipeline.from_pretrained`."""
+    """How components are loaded: see `Text2ImagePipeline.from_pretrained`. Without a dtype they keep that of their files."""
 
     device: torch.device
-    dtype: torch.dtype
-    variant: str | None
-    scheduler_defaults: Mapping[str, Any]
+    dtype: torch.dtype | None
+    variant: str | None = None
+    scheduler_defaults: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""  # the `_class_name` of the folder
 
 
@@ -94,7 +94,7 @@ def _save_scheduler(scheduler: Scheduler, folder: Path) -> None:
 
 
 def _unet(folder: Path, how: How) -> Any:
-    unet = UNet2DConditionModel.from_pretrained(folder, device=how.device, dtype=how.dtype, variant=how.variant)
+    unet = UNet2DConditionModel.from_folder(folder, device=how.device, dtype=how.dtype, variant=how.variant)
     size = unet.config.sample_size
     version = read_json(folder / "config.json").get("_diffusers_version")
     if isinstance(size, int) and size < 64 and _is_before_0_9(version):
@@ -114,7 +114,7 @@ def _text_encoder(folder: Path, how: How) -> Any:
 
 def _network(cls: type[Model[Any]]) -> Callable[[Path, How], Any]:
     def load(folder: Path, how: How) -> Any:
-        return cls.from_pretrained(folder, device=how.device, dtype=how.dtype, variant=how.variant)
+        return cls.from_folder(folder, device=how.device, dtype=how.dtype, variant=how.variant)
 
     return load
 

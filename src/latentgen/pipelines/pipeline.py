@@ -18,7 +18,7 @@ from latentgen.pipelines.single_file import load_single_file, save_single_file
 from latentgen.pipelines.solver import warn_of_clipping
 from latentgen.runtime.device import one_dtype, resolve_device, resolve_dtype, warn_of_slow_dtype
 from latentgen.schedulers.config import OF_LATENTS
-from latentgen.weights.compvis.single_file import read_single_file
+from latentgen.weights.compvis.single_file import SingleFile, read_single_file
 from latentgen.weights.hub import resolve_model
 from latentgen.weights.sharding import shard_limit
 from latentgen.weights.weight_files import check_some_have, check_variant
@@ -159,7 +159,7 @@ class Pipeline:
             TypeError: for an argument that is not known.
         """
         place = resolve_device(device)
-        how = How(place, resolve_dtype(one_dtype(dtype, torch_dtype), place), variant, cls.scheduler_defaults)
+        kind = resolve_dtype(one_dtype(dtype, torch_dtype), place)
         given = cls._given(components)
         folder = resolve_model(
             path_or_hub_id,
@@ -169,6 +169,21 @@ class Pipeline:
             local_files_only=local_files_only,
             token=token,
         )
+        return cls.from_folder(folder, device=place, dtype=kind, variant=variant, **given)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        variant: str | None = None,
+        **components: Any,
+    ) -> Self:
+        """The pipeline of a folder on this machine: see `from_pretrained`. None as `dtype` keeps that of the files."""
+        how = How(device, dtype, variant, cls.scheduler_defaults)
+        given = cls._given(components)
         index = read_index(folder, set(cls.folder_classes))
         how = replace(how, scheduler_defaults=cls.other_defaults.get(index["_class_name"], cls.scheduler_defaults))
         names = {name: cls.folder_names.get(index["_class_name"], {}).get(name, name) for name in given}
@@ -215,19 +230,35 @@ class Pipeline:
             TypeError: for an argument that is not known.
         """
         place = resolve_device(device)
-        how = How(place, resolve_dtype(one_dtype(dtype, torch_dtype), place), None, cls.scheduler_defaults)
-        given = cls._given(components)
+        kind = resolve_dtype(one_dtype(dtype, torch_dtype), place)
         found = read_single_file(path, family=family, prediction_type=prediction_type, weights=weights)
-        made = load_single_file(
-            found,
-            given,
-            how,
-            path=Path(path),
-            pipeline=cls.__name__,
-            folder_classes=cls.folder_classes,
-            tokenizer=tokenizer,
+        return cls.from_parts(found, path, device=place, dtype=kind, tokenizer=tokenizer, **components)
+
+    @classmethod
+    def from_parts(
+        cls,
+        found: SingleFile,
+        path: str | os.PathLike[str],
+        *,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        tokenizer: Any = None,
+        **components: Any,
+    ) -> Self:
+        """The pipeline of what was found in a file at `path`: see `from_single_file`. None as `dtype` keeps the file's."""
+        how = How(device, dtype, None, cls.scheduler_defaults)
+        given = cls._given(components)
+        pipe = cls(
+            **load_single_file(
+                found,
+                given,
+                how,
+                path=Path(path),
+                pipeline=cls.__name__,
+                folder_classes=cls.folder_classes,
+                tokenizer=tokenizer,
+            )
         )
-        pipe = cls(**made)
         for name, component in given.items():
             if component is not None:
                 pipe._take(name, how)

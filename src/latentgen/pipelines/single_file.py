@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,6 @@ def load_single_file(
         )
     made: dict[str, Any] = dict(given)
 
-    def network(part: Part) -> Any:
-        settings = f"what {found.name} looks like"
-        if part.network == "CLIPTextModel":
-            return make_clip_text_encoder(
-                part.config, part.tensors, dtype=how.dtype, device=how.device, source=str(path), settings=settings
-            )
-        model = NETWORKS[part.network].on_meta(part.config, str(path))
-        fill(model, part.tensors, dtype=how.dtype, device=how.device, source=str(path), settings=settings)
-        return model
-
     def take(name: str, make: Callable[[], Any]) -> None:
         if name in made and made[name] is None:
             made[name] = make()
@@ -112,12 +103,27 @@ def load_single_file(
         )
     for part, name in names.items():
         if part in found.parts:
-            take(name, lambda part=part: network(found.parts[part]))  # type: ignore[misc]
+            settings = f"what {found.name} looks like"
+            take(name, partial(make_network, found.parts[part], how, str(path), settings))
     if "layout_tokenizer" in made and made["layout_tokenizer"] is None:
         raise WeightsError(
             f"{path} does not hold the names of its classes: pass layout_tokenizer=LayoutTokenizer(class_names=[...])."
         )
     return made
+
+
+def make_network(part: Part, how: How, source: str, settings: str) -> Any:
+    """The network of a part of a file; `source` and `settings` are for errors.
+
+    Raises:
+        WeightsError: if its tensors do not fit it.
+    """
+    where: dict[str, Any] = {"dtype": how.dtype, "device": how.device, "source": source, "settings": settings}
+    if part.network == "CLIPTextModel":
+        return make_clip_text_encoder(part.config, part.tensors, **where)
+    model = NETWORKS[part.network].on_meta(part.config, source)
+    fill(model, part.tensors, **where)
+    return model
 
 
 def _scheduler(config: Mapping[str, Any]) -> Any:
@@ -156,15 +162,21 @@ def save_single_file(
     if prediction != facts.prediction:
         tensors["v_pred"] = StoredTensor.of(torch.zeros(0))
     _check_same(components, found, folder_class)
-    said = {
+    write_tensors(path, tensors, model_spec(found, path.stem) | dict(metadata))
+
+
+def model_spec(found: SingleFile, title: str) -> dict[str, str]:
+    """What a file says of itself to other programs (ModelSpec 1.0)."""
+    prediction = found.scheduler["prediction_type"]
+    side = found.family.sample_size * 2 ** (len(found.parts["vae"].config["block_out_channels"]) - 1)
+    return {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": facts.architecture,
+        "modelspec.architecture": found.family.architecture,
         "modelspec.implementation": "https://github.com/CompVis/latent-diffusion",
-        "modelspec.title": path.stem,
+        "modelspec.title": title,
         "modelspec.prediction_type": "v" if prediction == V else prediction,
-        "modelspec.resolution": "x".join(2 * [str(facts.sample_size * vae.config.factor)]),
+        "modelspec.resolution": f"{side}x{side}",
     }
-    write_tensors(path, tensors, said | dict(metadata))
 
 
 def _parts_to_save(components: Mapping[str, Any]) -> Iterator[tuple[str, Table, Mapping[str, StoredTensor]]]:

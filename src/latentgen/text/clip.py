@@ -49,14 +49,14 @@ OTHER_FIELDS: dict[str, tuple[type, ...]] = {
 
 
 def load_clip_text_encoder(
-    folder: str | os.PathLike[str], *, variant: str | None = None, dtype: torch.dtype, device: torch.device
+    folder: str | os.PathLike[str], *, variant: str | None = None, dtype: torch.dtype | None, device: torch.device
 ) -> CLIPTextModel:
     """Load the text encoder of a Stable Diffusion model.
 
     Args:
         folder: for example ".../text_encoder", with `config.json` and `model.safetensors`.
         variant: for example "fp16".
-        dtype: format to run in; the files' own format does not matter.
+        dtype: format to run in; the files' own format does not matter. None keeps it.
         device: where it goes.
 
     Returns:
@@ -78,7 +78,7 @@ def make_clip_text_encoder(
     config: Mapping[str, Any],
     tensors: Mapping[str, StoredTensor],
     *,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: torch.device,
     source: str,
     settings: str,

@@ -154,7 +154,10 @@ def _remedy(start: bytes, size: int, reason: str) -> str:
     if size == 0:
         return "The file is empty: fetch it again."
     if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        return "It is a pickle, which can run code when it is opened and is not opened here: use a .safetensors file."
+        return (
+            "It is a pickle, which can run code when it is opened and is not opened here: use a .safetensors file, or rename "
+            "it to .ckpt and run `latentgen convert` on it."
+        )
     if start.startswith(b"version https://git-lfs"):
         return "It is a Git LFS pointer, not the weights: run `git lfs pull` in its folder."
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):

@@ -41,7 +41,7 @@ def fill(
     module: nn.Module,
     tensors: Mapping[str, StoredTensor],
     *,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: torch.device,
     source: str,
     settings: str = "its config.json",
@@ -53,8 +53,8 @@ def fill(
     Args:
         module: its persistent buffers are filled too; its other buffers must hold their numbers already.
         tensors: exactly the names and shapes of `module.state_dict()`.
-        dtype: of floating-point parameters and persistent buffers; integers keep theirs.
-        device: where everything goes.
+        dtype: of floating-point parameters and persistent buffers; integers keep theirs. None keeps what the file has.
+        device: where everything goes; on "meta" nothing is read, and names and shapes alone are checked.
         source: the file or folder, for errors.
         settings: what the network was built from, for errors.
 
@@ -70,15 +70,16 @@ def fill(
     _check(expected, tensors, source, settings)
 
     def ready(name: str) -> tuple[Tensor, float]:
-        given = tensors[name].fetch().detach()
+        given = (tensors[name].like if device.type == "meta" else tensors[name].fetch()).detach()
         if not expected[name].is_floating_point():
             return given.to(device=device, dtype=expected[name].dtype), 0.0
-        cast = given.to(dtype)
-        return cast.to(device), _largest(cast)
+        cast = given if dtype is None else given.to(dtype)
+        return cast.to(device), math.nan if cast.is_meta else _largest(cast)
 
     with ThreadPoolExecutor(READERS) as pool:
         found = dict(zip(expected, pool.map(ready, expected), strict=True))
-    _check_values({name: largest for name, (_, largest) in found.items()}, tensors, dtype, source)
+    if device.type != "meta":
+        _check_values({name: largest for name, (_, largest) in found.items()}, tensors, dtype, source)
     module.load_state_dict({name: tensor for name, (tensor, _) in found.items()}, assign=True)
     for child in module.modules():
         for name, buffer in child.named_buffers(recurse=False):
@@ -97,13 +98,13 @@ def _largest(tensor: Tensor) -> float:
 
 
 def _check_values(
-    largest: Mapping[str, float], tensors: Mapping[str, StoredTensor], dtype: torch.dtype, source: str
+    largest: Mapping[str, float], tensors: Mapping[str, StoredTensor], dtype: torch.dtype | None, source: str
 ) -> None:
     """Refuse weights that can draw nothing: a broken training, or a file of zeros in place of one that was not fetched."""
     broken = [name for name, most in largest.items() if not math.isfinite(most)]
     if broken:
         listed = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in broken[:LISTED])
-        cast = sorted({str(tensors[name].dtype) for name in broken} - {str(dtype)})
+        cast = [] if dtype is None else sorted({str(tensors[name].dtype) for name in broken} - {str(dtype)})
         remedy = (
             f"They are {' and '.join(cast)} there and may be too large for {dtype}: try another dtype. " if cast else ""
         )

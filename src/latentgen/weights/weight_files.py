@@ -101,8 +101,8 @@ def nothing_found(where: str, names: Collection[str], stem: str, variant: str | 
     elif pickles:
         remedy = (
             f"{pickles[0]} is a pickle: opening one can run code, so it is not opened. Look for a release of the model "
-            "in safetensors, or convert it once where you trust it: load it with diffusers or transformers and call "
-            "save_pretrained(folder, safe_serialization=True)."
+            f"in safetensors, or run `latentgen convert {pickles[0]} {pickles[0].rpartition('.')[0]}.safetensors` in its folder, "
+            "which reads the tensors and executes nothing."
         )
     else:
         remedy = "Fetch the weights, or check that this is the component's folder."

@@ -1,0 +1,229 @@
+"""`latentgen info` and `latentgen convert`, as functions: what is said of files, and from one form to another."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from test_single_file import ENCODER, F8, SD1_UNET, load, same_networks
+from tiny_sd import make_model_folder
+
+from latentgen import AutoencoderKL
+from latentgen.pipelines import Text2ImagePipeline
+from latentgen.pipelines.convert import convert
+from latentgen.pipelines.describe import describe
+from latentgen.weights import WeightsError
+from latentgen.weights.compvis import families
+from latentgen.weights.compvis.families import FAMILIES
+from latentgen.weights.compvis.recognise import grouped, look
+from latentgen.weights.compvis.single_file import averaged_name
+from latentgen.weights.safetensors_io import open_tensors, read_header, read_tensors, write_tensors
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_model_folder(tmp_path_factory.mktemp("sd1") / "model", unet=SD1_UNET, vae=F8, encoder=ENCODER)
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    return Text2ImagePipeline.from_pretrained(folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def file(pipe, folder, tmp_path_factory):
+    """The model in one file, and a tokenizer beside it."""
+    path = tmp_path_factory.mktemp("file") / "model.safetensors"
+    pipe.save_single_file(path, family="sd-v1", metadata={"modelspec.author": "a test"})
+    shutil.copytree(folder / "tokenizer", path.parent / "tokenizer")
+    return path
+
+
+@pytest.fixture
+def known(file, monkeypatch):
+    """The tiny model's widths as those of Stable Diffusion 1."""
+    from dataclasses import replace
+
+    looks = look(grouped(open_tensors(file)))
+    monkeypatch.setitem(families.FAMILIES, "sd-v1", replace(FAMILIES["sd-v1"], looks=looks))
+
+
+class TestConvert:
+    def test_a_file_becomes_a_folder_and_a_file_again(self, file, pipe, tmp_path):
+        assert convert(file, tmp_path / "folder", family="sd-v1") == tmp_path / "folder"
+        again = Text2ImagePipeline.from_pretrained(tmp_path / "folder", device="cpu", dtype="float32")
+        same_networks(Text2ImagePipeline(**{**pipe.components, "scheduler": again.scheduler}), again)
+        convert(tmp_path / "folder", tmp_path / "again.safetensors", family="sd-v1")
+        first, second = read_tensors(file), read_tensors(tmp_path / "again.safetensors")
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    @pytest.mark.parametrize("dtype", ["fp16", "bf16", torch.float32])
+    def test_the_dtype_of_what_is_written(self, file, pipe, tmp_path, dtype):
+        kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype, dtype)
+        convert(file, tmp_path / "a.safetensors", family="sd-v1", dtype=dtype)
+        convert(file, tmp_path / "folder", family="sd-v1", dtype=dtype)
+        written = read_tensors(tmp_path / "a.safetensors")
+        original = read_tensors(file)
+        assert all(torch.equal(written[name], original[name].to(kind)) for name in original)
+        unet = read_tensors(tmp_path / "folder" / "unet" / "diffusion_pytorch_model.safetensors")
+        assert all(torch.equal(unet[name], tensor.to(kind)) for name, tensor in pipe.unet.state_dict().items())
+
+    def test_without_a_dtype_files_keep_theirs(self, file, tmp_path):
+        half = {name: t.half() if "first_stage" in name else t for name, t in read_tensors(file).items()}
+        write_tensors(tmp_path / "mixed.safetensors", half)
+        convert(
+            tmp_path / "mixed.safetensors", tmp_path / "folder", family="sd-v1", tokenizer=file.parent / "tokenizer"
+        )
+        kinds = {
+            name: {t.dtype for t in read_tensors(tmp_path / "folder" / name / f"{stem}.safetensors").values()}
+            for name, stem in (
+                ("unet", "diffusion_pytorch_model"),
+                ("vae", "diffusion_pytorch_model"),
+                ("text_encoder", "model"),
+            )
+        }
+        assert kinds == {"unet": {torch.float32}, "vae": {torch.float16}, "text_encoder": {torch.float32}}
+
+    @pytest.mark.parametrize(("weights", "factor"), [(None, 3), ("ema", 3), ("train", 1)])
+    def test_the_average_or_the_weights(self, file, tmp_path, weights, factor):
+        tensors = read_tensors(file)
+        prefix = "model.diffusion_model."
+        average = {
+            f"model_ema.{averaged_name(n[len(prefix) :])}": t * 3 for n, t in tensors.items() if n.startswith(prefix)
+        }
+        write_tensors(tmp_path / "both.safetensors", tensors | average | {"betas": torch.ones(3)})
+        convert(tmp_path / "both.safetensors", tmp_path / "one.safetensors", family="sd-v1", weights=weights)
+        written = read_tensors(tmp_path / "one.safetensors")
+        assert written.keys() == tensors.keys() | {"betas"}
+        assert torch.equal(written[prefix + "out.2.bias"], tensors[prefix + "out.2.bias"] * factor)
+
+    def test_a_checkpoint_in_a_pickle(self, file, pipe, tmp_path):
+        torch.save({"epoch": 1, "state_dict": read_tensors(file)}, tmp_path / "model.ckpt")
+        convert(tmp_path / "model.ckpt", tmp_path / "model.safetensors", family="sd-v1")
+        same_networks(pipe, load(Text2ImagePipeline, tmp_path / "model.safetensors", file.parent))
+        convert(tmp_path / "model.ckpt", tmp_path / "folder", family="sd-v1", tokenizer=file.parent / "tokenizer")
+        assert (tmp_path / "folder" / "model_index.json").is_file()
+
+    def test_what_is_no_whole_model_keeps_its_tensors(self, tmp_path):
+        tensors = {"lora_unet_x.lora_up.weight": torch.randn(3, 2), "lora_unet_x.alpha": torch.tensor(4)}
+        write_tensors(tmp_path / "a.safetensors", tensors, {"ss_network_dim": "2"})
+        convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype="float16")
+        written = read_tensors(tmp_path / "b.safetensors")
+        assert written["lora_unet_x.lora_up.weight"].dtype == torch.float16
+        assert written["lora_unet_x.alpha"].dtype == torch.int64
+        assert read_header(tmp_path / "b.safetensors").metadata["ss_network_dim"] == "2"
+        with pytest.raises(ValueError, match=r"a\.safetensors holds no whole model: .*adapter"):
+            convert(tmp_path / "a.safetensors", tmp_path / "folder")
+
+    def test_metadata_is_kept_and_what_is_not_true_anymore_is_not(self, file, tmp_path):
+        extra = {"modelspec.hash_sha256": "0x00", "modelspec.architecture": "wrong", "note": "kept"}
+        write_tensors(tmp_path / "a.safetensors", read_tensors(file), extra)
+        convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", family="sd-v1")
+        said = read_header(tmp_path / "b.safetensors").metadata
+        assert said["note"] == "kept"
+        assert said["modelspec.architecture"] == "stable-diffusion-v1"
+        assert "modelspec.hash_sha256" not in said
+
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [("out.ckpt", "would be a pickle"), ("taken", "is a file: a single file's name ends in")],
+    )
+    def test_targets_that_cannot_be(self, file, tmp_path, target, message):
+        (tmp_path / "taken").write_text("x")
+        with pytest.raises(ValueError, match=message):
+            convert(file, tmp_path / target, family="sd-v1")
+        assert os.listdir(tmp_path) == ["taken"]
+
+    def test_sources_that_cannot_be(self, tmp_path):
+        with pytest.raises(WeightsError, match="does not exist"):
+            convert(tmp_path / "absent.safetensors", tmp_path / "out")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(WeightsError, match="holds no whole model"):
+            convert(tmp_path / "empty", tmp_path / "out.safetensors")
+        with pytest.raises(ValueError, match="dtype='int8' must be one of"):
+            convert(tmp_path / "empty", tmp_path / "out.safetensors", dtype="int8")
+
+
+class TestDescribe:
+    def test_a_single_file(self, file, known):
+        found = describe(file)
+        assert found.what == "Stable Diffusion 1 (sd-v1), a whole model in one file"
+        assert found.use == "Text2ImagePipeline, Img2ImgPipeline or InpaintPipeline"
+        assert found.size == file.stat().st_size
+        assert [(c.name, c.kind) for c in found.components] == [
+            ("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"), ("conditioner", "CLIPTextModel")
+        ]  # fmt: skip
+        assert found.metadata["modelspec.author"] == "a test"
+        assert not found.problems
+
+    def test_parameters_and_dtypes(self, file, known, pipe):
+        (unet, *_) = describe(file).components
+        assert unet.parameters == sum(p.numel() for p in pipe.unet.parameters())
+        assert unet.dtypes == {"float32": 4 * unet.parameters}
+
+    def test_no_weights_are_read(self, file, known, monkeypatch):
+        from latentgen.weights.regular_file import RegularFile
+
+        read = []
+        plain = RegularFile.read_into
+        monkeypatch.setattr(
+            RegularFile, "read_into", lambda self, buffer, at: read.append(len(buffer)) or plain(self, buffer, at)
+        )
+        describe(file)
+        assert max(read) < file.stat().st_size / 2
+        header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+        assert max(read) <= header
+
+    def test_the_checksum(self, file, known):
+        import hashlib
+
+        assert describe(file).sha256 is None
+        assert describe(file, sha256=True).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+    def test_a_folder_and_its_parts(self, folder, pipe):
+        found = describe(folder)
+        assert found.what == "a model folder, StableDiffusionPipeline"
+        kinds = {c.name: c.kind for c in found.components}
+        assert kinds == {"scheduler": "PNDMScheduler", "text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer",
+                         "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}  # fmt: skip
+        assert "safety_checker is not used." in found.notes
+        assert not found.problems
+        assert describe(folder / "unet").use == "UNet2DConditionModel.from_pretrained"
+        assert describe(folder / "text_encoder").components[0].kind == "CLIPTextModel"
+        assert describe(folder / "scheduler").what == "a scheduler's settings, PNDMScheduler"
+
+    def test_what_is_wrong_with_a_folder(self, folder, tmp_path):
+        broken = shutil.copytree(folder, tmp_path / "broken")
+        weights = broken / "vae" / "diffusion_pytorch_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-10])
+        (broken / "tokenizer" / "merges.txt").unlink()
+        found = describe(broken)
+        assert [p for p in found.problems if "cut short" in p]
+        assert [p for p in found.problems if "holds no tokenizer" in p]
+        assert len(found.problems) == 2
+
+    def test_what_is_wrong_with_a_file(self, file, known, tmp_path):
+        (tmp_path / "a.safetensors").write_bytes(file.read_bytes()[:-1])
+        assert "cut short" in describe(tmp_path / "a.safetensors").problems[0]
+        tensors = read_tensors(file)
+        del tensors["first_stage_model.decoder.conv_out.bias"]
+        write_tensors(tmp_path / "b.safetensors", tensors)
+        (problem,) = describe(tmp_path / "b.safetensors").problems
+        assert "decoder.conv_out.bias (3,) is missing" in problem
+        write_tensors(tmp_path / "c.safetensors", tensors | {"model.diffusion_model.strange": torch.ones(1)})
+        assert "nothing is guessed" in describe(tmp_path / "c.safetensors").problems[0]
+
+    def test_other_files(self, tmp_path, pipe):
+        write_tensors(tmp_path / "lora.safetensors", {"lora_unet_a.lora_up.weight": torch.ones(2, 2)})
+        assert any("adapter" in note for note in describe(tmp_path / "lora.safetensors").notes)
+        pipe.vae.save_single_file(tmp_path / "vae.safetensors")
+        found = describe(tmp_path / "vae.safetensors")
+        assert found.use == "AutoencoderKL.from_single_file"
+        assert isinstance(pipe.vae, AutoencoderKL)
+        (tmp_path / "a.ckpt").write_bytes(b"\x80\x02")
+        assert "latentgen convert a.ckpt OUT" in describe(tmp_path / "a.ckpt").problems[0]
+        with pytest.raises(WeightsError, match="holds no model"):
+            describe(tmp_path)
+        with pytest.raises(WeightsError, match="does not exist"):
+            describe(tmp_path / "absent")
