@@ -528,3 +528,41 @@ def test_record_keeps_any_text(folder, tmp_path):
     assert generate(folder, prompt, "-o", out) == 0
     assert read_record(out)["prompt"] == prompt
     assert json.loads(json.dumps(read_record(out))) == read_record(out)
+
+
+class TestTools:
+    """`latentgen info` and `latentgen convert`: what a shell sees; the rest stands in tests/pipelines/test_tools.py."""
+
+    def test_info_of_a_folder(self, folder, capsys):
+        assert main(["info", str(folder)]) == 0
+        out = capsys.readouterr().out
+        assert "a model folder, StableDiffusionPipeline" in out
+        assert "loaded by   Text2ImagePipeline, Img2ImgPipeline or InpaintPipeline" in out
+        assert "UNet2DConditionModel" in out
+        assert "float32" in out
+
+    def test_info_for_programs(self, folder, capsys):
+        assert main(["info", str(folder / "unet"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["use"] == "UNet2DConditionModel.from_pretrained"
+        assert found["components"][0]["parameters"] > 0
+
+    def test_info_of_what_is_broken_or_absent(self, tmp_path, capsys):
+        (tmp_path / "a.safetensors").write_bytes(b"123")
+        assert main(["info", str(tmp_path / "a.safetensors")]) == 1
+        shown = capsys.readouterr()
+        assert "problem" in shown.out
+        assert "cannot be used as it is" in shown.err
+        assert main(["info", str(tmp_path / "absent")]) == 1
+        assert "does not exist" in capsys.readouterr().err
+
+    def test_convert_a_pickle(self, tmp_path, capsys):
+        torch.save({"a": torch.arange(3.0)}, tmp_path / "a.pt")
+        assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors"), "--dtype", "fp16"]) == 0
+        assert capsys.readouterr().out.strip() == str(tmp_path / "a.safetensors")
+        assert load_file(tmp_path / "a.safetensors")["a"].dtype == torch.float16
+
+    def test_convert_a_folder_that_a_file_cannot_hold(self, folder, tmp_path, capsys):
+        assert main(["convert", str(folder), str(tmp_path / "a.safetensors"), "--family", "sd-v1"]) == 1
+        assert "save_pretrained" in capsys.readouterr().err
+        assert not (tmp_path / "a.safetensors").exists()

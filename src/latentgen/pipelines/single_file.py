@@ -216,9 +216,14 @@ def _check_same(components: Mapping[str, Any], found: SingleFile, folder_class: 
             ours, theirs = component.config.to_dict(), dict(part.config)
             ours, theirs = ({k: c[k] for k in CLIP_SETTINGS} for c in (ours, theirs))
         else:
-            ours, theirs = (
-                asdict(c) for c in (component.config, NETWORKS[part.network].on_meta(part.config, "").config)
-            )
+            ours = asdict(component.config)
+            try:
+                theirs = asdict(NETWORKS[part.network].on_meta(part.config, part.network).config)
+            except WeightsError as error:
+                raise ValueError(
+                    f"a single file of {found.family.title} would be read as another model: {error} Save it as a folder: "
+                    "save_pretrained."
+                ) from error
         attends = ["Attn" in kind for kind in ours.get("down_block_types", ())]
         differing += [
             f"{key}={ours[key]!r} of {part.network}"
