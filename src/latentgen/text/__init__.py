@@ -7,11 +7,14 @@ from latentgen.text.bert_tokenizer import load_bert_tokenizer, save_bert_tokeniz
 from latentgen.text.clip import load_clip_text_encoder, save_text_encoder
 from latentgen.text.clip_tokenizer import load_clip_tokenizer, save_tokenizer
 from latentgen.text.layout_tokenizer import LayoutTokenizer
+from latentgen.text.new_tokens import Runs, check_new_token, token_table, with_tokens, with_vectors
 from latentgen.text.prompts import check_clip_skip, encode_prompts, tokenize
 
 __all__ = [
     "LayoutTokenizer",
+    "Runs",
     "check_clip_skip",
+    "check_new_token",
     "encode_prompts",
     "load_bert_tokenizer",
     "load_clip_text_encoder",
@@ -19,5 +22,8 @@ __all__ = [
     "save_bert_tokenizer",
     "save_text_encoder",
     "save_tokenizer",
+    "token_table",
     "tokenize",
+    "with_tokens",
+    "with_vectors",
 ]
