@@ -29,6 +29,8 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers and PEFT say ranks and alphas: in the header, as JSON."""
 
+WHOLE = "LoRA has down and up, LoHa four of hada_w, LoKr lokr_w1 and lokr_w2, each whole or as _a and _b"
+
 Group = dict[str, Tensor]
 
 
@@ -141,7 +143,7 @@ def _delta(group: Group, alpha: float | None) -> Delta:
     factors = {role: tensor for role, tensor in group.items() if role not in lengths | {"alpha"}}
     delta = _of_kind(factors, alpha)
     if delta is None:
-        raise ValueError(f"of its factors only {', '.join(sorted(group))} are there")
+        raise ValueError(f"{', '.join(sorted(group))} are no whole change: {WHOLE}")
     given = [role for role in group if role in lengths]
     if not given:
         return delta
