@@ -129,6 +129,10 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
         help="PNG to write; one that exists is replaced (default: out.png, or the next free name like it)")  # fmt: skip
     add("--model", default=BUNDLED, metavar="PATH_OR_ID",
         help="model folder or Hub id (default: %(default)s, the small one that ships with latentgen)")  # fmt: skip
+    add("--lora", type=values.lora, action="append", default=[], metavar="FILE[:SCALE]",
+        help="a LoRA to use, and how much of it, as style.safetensors:0.8 (default: 1); may be given again")  # fmt: skip
+    add("--embedding", type=Path, action="append", default=[], metavar="FILE",
+        help="a textual inversion to use: prompts name it by its token, or the file's name; may be given again")  # fmt: skip
     add("--negative", metavar="TEXT", help="what to stay away from")
     add("--steps", type=values.count, default=50, metavar="N", help="denoising steps (default: %(default)s)")
     add("--guidance-scale", type=values.scale, metavar="G",
