@@ -38,6 +38,7 @@ from latentgen.models import (
     UNet2DModel,
     VQModel,
 )
+from latentgen.pipelines.adapters import MOST_SCALE
 from latentgen.pipelines.png import read_record
 from latentgen.runtime.device import DTYPE_NAMES
 from latentgen.schedulers import SHORT_NAMES
@@ -434,6 +435,7 @@ def test_words_of_the_command_line_are_those_of_the_library():
     assert tuple(SHORT_NAMES) == parser.SCHEDULERS
     assert tuple(DTYPE_NAMES) == parser.DTYPES
     assert MAX_SEED == values.MAX_SEED
+    assert MOST_SCALE == values.MAX_LORA_SCALE
 
 
 def test_usage_is_answered_without_torch():

@@ -91,7 +91,8 @@ def with_deltas(network: N, changes: Iterable[tuple[str, Mapping[str, Delta], fl
             raise ValueError(f"{where}, which the LoRA {summands[0][0]!r} changes, is gone: unload_lora() first.")
         name, weight = layers[layer]
         weights[f"{name}.weight"] = _changed(weight, summands, where)
-    fine = torch.stack([weight.isfinite().all() for weight in weights.values()])  # one wait for a GPU, not one each
+    # The extremes are NaN if any value is; looking at them together waits for a GPU once.
+    fine = torch.stack([torch.stack(weight.aminmax()).isfinite().all() for weight in weights.values()])
     if not bool(fine.all()):
         bad = next(name for name, good in zip(weights, fine.tolist(), strict=True) if not good)
         used = ", ".join(repr(name) for name, _, _ in terms[bad.removesuffix(".weight").removeprefix(TEXT_PREFIX)])
@@ -105,13 +106,14 @@ def with_deltas(network: N, changes: Iterable[tuple[str, Mapping[str, Delta], fl
 
 def _changed(weight: Tensor, terms: Sequence[Term], where: str) -> Tensor:
     exact = weight.float()
-    total = exact.clone()
+    total: Tensor | None = None  # changes first, in place: a whole model is a few copies of all its weights
     with torch.autocast(weight.device.type, enabled=False):
         for name, delta, scale in terms:
             if reason := delta.misfit(tuple(weight.shape)):
                 raise ValueError(f"{where} does not fit the LoRA {name!r} any more ({reason}): unload_lora() first.")
-            total.add_(delta.change(exact), alpha=scale)
-    return total.to(weight.dtype)
+            change = delta.change(exact)
+            total = change.mul_(scale) if total is None else total.add_(change, alpha=scale)
+    return weight if total is None else total.add_(exact).to(weight.dtype)
 
 
 class Shells:

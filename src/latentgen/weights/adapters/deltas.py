@@ -24,7 +24,10 @@ class Delta(Protocol):
         ...
 
     def change(self, weight: Tensor) -> Tensor:
-        """The change at scale 1: float32, of the weight's shape and on its device. `weight` is the layer's own, float32."""
+        """The change at scale 1: float32, of the weight's shape and on its device, a tensor of its own.
+
+        `weight` is the layer's own, float32.
+        """
         ...
 
 
@@ -68,11 +71,11 @@ class LowRank:
 
     def change(self, weight: Tensor) -> Tensor:
         down, up = (part.to(weight.device, torch.float32).flatten(1) for part in (self.down, self.up))
+        up = up * self.factor  # the smaller side
         if self.mid is None:
-            product = up @ down
-        else:
-            product = torch.einsum("op,pqkl,qi->oikl", up, self.mid.to(weight.device, torch.float32), down)
-        return product.reshape(weight.shape) * self.factor
+            return (up @ down).reshape(weight.shape)
+        product = torch.einsum("op,pqkl,qi->oikl", up, self.mid.to(weight.device, torch.float32), down)
+        return product.reshape(weight.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -137,7 +138,7 @@ def _delta(group: Group, alpha: float | None) -> Delta:
             raise ValueError(f"{role} is {tensor.dtype}, and must be floating-point")
         if tensor.numel() == 0:
             raise ValueError(f"{role} is empty, {tuple(tensor.shape)}")
-        if not bool(tensor.float().isfinite().all()):
+        if not bool(torch.stack(tensor.float().aminmax()).isfinite().all()):  # NaN if any value is
             raise ValueError(f"{role} has values that are not finite")
     lengths = {"dora_scale", "magnitude"}
     factors = {role: tensor for role, tensor in group.items() if role not in lengths | {"alpha"}}
