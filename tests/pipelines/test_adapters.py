@@ -128,6 +128,7 @@ def test_scales(pipe, loras):
         (lambda p: p(**CALL, lora_scale={"both": 1e6}), "the scale of 'both'=1000000.0 must be"),
         (lambda p: p.set_lora_scale("three", 1), "no LoRA is called 'three'"),
         (lambda p: setattr(p, "lora_scales", 0.5), "table of names and scales"),
+        (lambda p: setattr(p, "lora_scales", {"three": 1}), "no LoRA is called 'three'"),
         (lambda p: p.unload_lora("three"), "no LoRA is called 'three'"),
         (lambda p: p.load_lora("x.safetensors", name="both"), "loaded already"),
         (lambda p: p.load_lora("both.safetensors"), "loaded already"),
@@ -141,6 +142,12 @@ def test_arguments_that_break_their_rule(pipe, loras, use, reason):
     with pytest.raises(ValueError, match=reason):
         use(pipe)
     assert pipe.lora_scales == {"both": 0.5}
+
+
+def test_scales_cannot_be_written_where_it_would_change_nothing(pipe, loras):
+    pipe.load_lora(loras["both"])
+    with pytest.raises(TypeError):
+        pipe.lora_scales["both"] = 0.5
 
 
 def test_a_scale_without_effect_is_warned_of(pipe):
@@ -262,6 +269,18 @@ def test_another_unet_is_checked(pipe, loras):
     got = draw(pipe)
     pipe.unload_lora()
     assert (got - draw(merged(pipe, [(loras["unet"], 1.0)]))).abs().max() < 1e-5
+
+
+def test_in_inference_mode_and_out_of_it(pipe, loras):
+    pipe.load_lora(loras["both"])
+    with torch.inference_mode():
+        first = draw(pipe)
+    assert torch.equal(draw(pipe), first)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        changed = pipe.adapted(0.9)().unet.conv_in.weight
+    pipe.unload_lora()
+    pipe.load_lora(loras["both"])
+    assert torch.equal(pipe.adapted(0.9)().unet.conv_in.weight, changed)  # not summed in bfloat16
 
 
 def test_from_pipe_takes_them_along(pipe, loras):

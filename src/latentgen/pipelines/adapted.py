@@ -125,21 +125,34 @@ class Shells:
     def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, tuple[_State, Any]] = OrderedDict()
         self._lock = threading.Lock()
+        self._making = (
+            threading.Lock()
+        )  # for as long as one is made: only those wait who need another that is not there
 
     def of(self, network: nn.Module, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` makes of the network, or has made for this key."""
         state = _State(network)
-        with self._lock:
-            if key in self._kept and self._kept[key][0].same(state):
-                self._kept.move_to_end(key)
-                made: T = self._kept[key][1]
-                return made
-            self._kept.pop(key, None)
+        if (kept := self._find(key, state)) is not None:
+            found: T = kept
+            return found
+        with self._making:
+            if (kept := self._find(key, state)) is not None:  # somebody else needed it too
+                found = kept
+                return found
             made = make()
-            self._kept[key] = (state, made)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+            with self._lock:
+                self._kept[key] = (state, made)
+                self._kept.move_to_end(key)
+                while len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
             return made
+
+    def _find(self, key: Hashable, state: _State) -> Any:
+        with self._lock:
+            if key not in self._kept or not self._kept[key][0].same(state):
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key][1]
 
     def clear(self) -> None:
         """Keep none."""

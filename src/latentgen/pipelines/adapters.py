@@ -98,9 +98,9 @@ class TextPipeline(Pipeline):
             self._keep(loras={other: one for other, one in self._loras.items() if name not in (None, other)})
 
     @property
-    def lora_scales(self) -> dict[str, float]:
-        """The LoRAs that are loaded and their scales. Assigning names and numbers changes those."""
-        return {name: loaded.scale for name, loaded in self._loras.items()}
+    def lora_scales(self) -> Mapping[str, float]:
+        """The LoRAs that are loaded and their scales. Assigning a table of names and numbers changes those."""
+        return MappingProxyType({name: loaded.scale for name, loaded in self._loras.items()})
 
     @lora_scales.setter
     def lora_scales(self, scales: Mapping[str, float]) -> None:
