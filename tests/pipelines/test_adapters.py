@@ -17,7 +17,7 @@ from tiny_sd import make_model_folder, make_upscaler_folder
 
 from latentgen import DDIMScheduler, UNet2DModel, VQModel
 from latentgen.models.unet import UNet2DConditionModel
-from latentgen.pipelines.adapted import KEPT
+from latentgen.pipelines.adapted import KEPT, with_deltas
 from latentgen.pipelines.img2img import Img2ImgPipeline
 from latentgen.pipelines.inpaint import InpaintPipeline
 from latentgen.pipelines.superres import SuperResPipeline
@@ -269,6 +269,16 @@ def test_another_unet_is_checked(pipe, loras):
     got = draw(pipe)
     pipe.unload_lora()
     assert (got - draw(merged(pipe, [(loras["unet"], 1.0)]))).abs().max() < 1e-5
+
+
+def test_a_text_encoder_with_the_names_of_older_transformers(pipe, loras):
+    """Its layers are one level down there, in `text_model`; here it is put there."""
+    inner = torch.nn.Module()
+    inner.text_model = pipe.text_encoder
+    pipe.load_lora(loras["text"])
+    changed = with_deltas(inner, [("text", pipe._loras["text"].lora.text_encoder, 1.0)], "text_encoder")
+    assert same([*changed.text_model.parameters()], [*pipe.adapted()().text_encoder.parameters()])
+    assert not same([*changed.text_model.parameters()], [*pipe.text_encoder.parameters()])
 
 
 def test_in_inference_mode_and_out_of_it(pipe, loras):

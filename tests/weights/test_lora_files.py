@@ -228,6 +228,7 @@ def test_up_to_ten_names_are_listed(tmp_path):
         ('{"unet.lora_alpha": NaN}', "lora_alpha is nan"),
         ('{"unet.lora_alpha": 1e999}', "lora_alpha is inf"),
         (json.dumps({"unet.lora_alpha": 4, "unet.alpha_pattern": [1]}), "no table"),
+        (json.dumps({"unet.lora_alpha": 4, "unet.alpha_pattern": {f"x{k}": 1 for k in range(5000)}}), "no table"),
         (json.dumps({"unet.lora_alpha": 4, "unet.alpha_pattern": {"(a+)+x": 1}}), "no layer's name"),
     ],
     ids=lambda value: value[:20],

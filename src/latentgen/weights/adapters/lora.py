@@ -30,6 +30,9 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers and PEFT say ranks and alphas: in the header, as JSON."""
 
+MOST_PATTERNS = 4096
+"""Exceptions that a header may list: more than any of these networks has layers."""
+
 WHOLE = "LoRA has down and up, LoHa four of hada_w, LoKr lokr_w1 and lokr_w2, each whole or as _a and _b"
 
 Group = dict[str, Tensor]
@@ -218,8 +221,8 @@ class _Settings:
             return None
         value = table["lora_alpha"]
         patterns = table.get("alpha_pattern") or {}
-        if not isinstance(patterns, dict):
-            raise WeightsError(f"{self.path}: alpha_pattern in its header is no table. Fetch the file again.")
+        if not isinstance(patterns, dict) or len(patterns) > MOST_PATTERNS:
+            raise WeightsError(f"{self.path}: alpha_pattern in its header is no table of layers. Fetch the file again.")
         for pattern, own in patterns.items():
             if _names(pattern, layer, self.path):
                 value = own
