@@ -164,6 +164,18 @@ def test_other_components_and_pipelines(pipe, tmp_path):
     assert torch.equal(states(other, "a <cat>"), expected)
 
 
+def test_a_call_keeps_the_words_that_it_began_with(pipe, tmp_path):
+    pipe.load_textual_inversion(embedding(tmp_path / "a.safetensors"))
+    begun = pipe.adapted()
+    pipe.unload_textual_inversion()
+    pipe.load_textual_inversion(embedding(tmp_path / "a.safetensors", shape=(2, 32), seed=9))
+    old, new = begun(), pipe.adapted()()
+    table = old.text_encoder.get_input_embeddings().weight
+    number = old.tokenizer.convert_tokens_to_ids("<cat>")
+    assert torch.equal(table[number], tiny.noise(32, seed=1))
+    assert torch.equal(new.text_encoder.get_input_embeddings().weight[number], tiny.noise(2, 32, seed=9)[0])
+
+
 def test_threads_load_and_draw_at_once(pipe, tmp_path):
     paths = [embedding(tmp_path / f"{k}.safetensors", f"<word-{k}>", (2, 32), seed=k) for k in range(6)]
     alone = []

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.runtime.shell import with_weights
@@ -168,7 +169,11 @@ class _State:
 
     def __init__(self, network: nn.Module) -> None:
         self.tensors = [*network.parameters(), *network.buffers()]
-        self.marks = [(t.dtype, t.device, t.data_ptr(), 0 if t.is_inference() else t._version) for t in self.tensors]
+        # The reference to the storage is weak: memory that a cast let go stays free, and its name is not given again.
+        self.marks = [
+            (t.dtype, StorageWeakRef(t.untyped_storage()), t.data_ptr(), 0 if t.is_inference() else t._version)
+            for t in self.tensors
+        ]
 
     def same(self, other: _State) -> bool:
         return (
