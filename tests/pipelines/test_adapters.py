@@ -214,6 +214,10 @@ def test_the_next_call_uses_the_same_network_again(pipe, loras):
     pipe.load_lora(loras["both"])
     first, second, other = pipe.adapted()(), pipe.adapted()(), pipe.adapted(0.5)()
     assert first.unet is second.unet is not other.unet
+    pipe.set_lora_scale("both", 0.5)
+    assert pipe.adapted()().unet is other.unet
+    pipe.set_lora_scale("both", 1)
+    assert pipe.adapted()().unet is first.unet
     assert first.text_encoder is second.text_encoder
     ours = {id(p) for p in pipe.unet.parameters()}
     own = [name for name, p in first.unet.named_parameters() if id(p) not in ours]

@@ -110,7 +110,7 @@ class TextPipeline(Pipeline):
             )
         with _changing:
             checked = self._scales(scales)
-            self._keep(loras={name: one._replace(scale=checked[name]) for name, one in self._loras.items()})
+            self._loras = {name: one._replace(scale=checked[name]) for name, one in self._loras.items()}
 
     def set_lora_scale(self, name: str, scale: float) -> None:
         """Change how much of a LoRA calls use.
