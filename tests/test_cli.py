@@ -38,6 +38,7 @@ from latentgen.models import (
     UNet2DModel,
     VQModel,
 )
+from latentgen.pipelines.adapters import MOST_SCALE
 from latentgen.pipelines.png import read_record
 from latentgen.runtime.device import DTYPE_NAMES
 from latentgen.schedulers import SHORT_NAMES
@@ -434,6 +435,7 @@ def test_words_of_the_command_line_are_those_of_the_library():
     assert tuple(SHORT_NAMES) == parser.SCHEDULERS
     assert tuple(DTYPE_NAMES) == parser.DTYPES
     assert MAX_SEED == values.MAX_SEED
+    assert MOST_SCALE == values.MAX_LORA_SCALE
 
 
 def test_usage_is_answered_without_torch():
@@ -556,6 +558,17 @@ class TestTools:
         assert main(["info", str(tmp_path / "absent")]) == 1
         assert "does not exist" in capsys.readouterr().err
 
+    def test_a_single_file_is_a_model(self, tmp_path, capsys):
+        """It is told from a folder, and asked what a folder is not."""
+        save_file({"model.diffusion_model.x": torch.ones(1)}, tmp_path / "m.safetensors")
+        command = ["generate", "x", "--model", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "o.png")]
+        assert main(command) == 1
+        assert "its UNet is of an unknown form" in capsys.readouterr().err
+        assert main([*command, "--variant", "fp16"]) == 1
+        assert "--variant fp16 is of a folder or a repository" in capsys.readouterr().err
+        assert main(["generate", "x", "--prediction-type", "epsilon", "-o", str(tmp_path / "o.png")]) == 1
+        assert "--prediction-type epsilon is of a single file, and --model bundled is none" in capsys.readouterr().err
+
     def test_convert_a_pickle(self, tmp_path, capsys):
         torch.save({"a": torch.arange(3.0)}, tmp_path / "a.pt")
         assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors"), "--dtype", "fp16"]) == 0
@@ -566,3 +579,58 @@ class TestTools:
         assert main(["convert", str(folder), str(tmp_path / "a.safetensors"), "--family", "sd-v1"]) == 1
         assert "save_pretrained" in capsys.readouterr().err
         assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_loras_and_embeddings(folder, tmp_path, capsys):
+    pipe = Text2ImagePipeline.from_pretrained(folder, dtype="float32", device="cpu")
+    layer = next(name for name, _ in pipe.unet.named_modules() if name.endswith("attn2.to_k"))
+    (tmp_path / "a").mkdir()
+    paths = [tmp_path / "style.safetensors", tmp_path / "a" / "style.safetensors"]
+    for number, path in enumerate(paths):
+        generator = torch.Generator().manual_seed(number)
+        factors = {"A": torch.randn(2, 16, generator=generator), "B": torch.randn(16, 2, generator=generator)}
+        save_file({f"unet.{layer}.lora_{x}.weight": factor for x, factor in factors.items()}, path)
+    word = tmp_path / "thing.safetensors"
+    save_file({"emb_params": torch.randn(2, 16)}, word)
+    out = tmp_path / "out.png"
+    command = ["generate", "a thing", "--model", str(folder), "--steps", "2", "--seed", "1", "-o", str(out), "--quiet",
+               "--dtype", "float32", "--device", "cpu"]  # fmt: skip
+    loras = ["--lora", f"{paths[0]}:0.5", "--lora", str(paths[1]), "--embedding", str(word)]
+    assert main([*command, *loras]) == 0
+    record = read_record(out)
+    assert record["loras"] == [[str(paths[0]), 0.5], [str(paths[1]), 1.0]]
+    assert record["embeddings"] == [[str(word), "thing"]]
+    for (path, scale), name in zip(record["loras"], "ab", strict=True):
+        pipe.load_lora(path, scale, name)
+    pipe.load_textual_inversion(word)
+    assert np.array_equal(np.asarray(draw_again(pipe, record)), np.asarray(Image.open(out)))
+    pipe.unload_lora()
+    assert not np.array_equal(np.asarray(draw_again(pipe, record)), np.asarray(Image.open(out)))
+    assert main([*command, "--lora", "gone.safetensors:2"]) == 1
+    assert "gone.safetensors does not exist: give an adapter's file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a.safetensors", ("a.safetensors", 1.0)), ("a.safetensors:-0.5", ("a.safetensors", -0.5)), ("C:a", ("C:a", 1.0)),
+     ("a:b:2", ("a:b", 2.0)), (":1", (":1", 1.0))],
+)  # fmt: skip
+def test_a_lora_and_its_scale(text, expected):
+    path, scale = values.lora(text)
+    assert (str(path), scale) == expected
+
+
+@pytest.mark.parametrize("text", ["a:nan", "a:inf", "a:1001"])
+def test_a_loras_scale_must_be_a_number(text):
+    with pytest.raises(values.argparse.ArgumentTypeError, match="is not a scale"):
+        values.lora(text)
+
+
+def test_loras_are_for_texts(tmp_path, capsys, folder):
+    path = tmp_path / "x.safetensors"
+    save_file({"x": torch.ones(1)}, path)
+    assert (
+        main(["generate", "--class", "cat", "--model", str(folder), "--lora", str(path), "-o", str(tmp_path / "o.png")])
+        == 1
+    )
+    assert "--lora and --embedding are for models of texts" in capsys.readouterr().err

@@ -145,6 +145,52 @@ class TestConvert:
             convert(tmp_path / "empty", tmp_path / "out.safetensors", dtype="int8")
 
 
+class TestLoRA:
+    """Adapters in the weights: what a pipeline with them draws, one without them draws from what was written."""
+
+    @pytest.fixture
+    def lora(self, pipe, tmp_path):
+        torch.manual_seed(0)
+        layers = {"unet": "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
+                  "text_encoder": "text_model.encoder.layers.0.self_attn.q_proj"}  # fmt: skip
+        tensors = {}
+        for network, layer in layers.items():
+            out, into = (32, 64) if network == "unet" else (64, 64)
+            tensors[f"{network}.{layer}.lora_A.weight"] = torch.randn(2, into)
+            tensors[f"{network}.{layer}.lora_B.weight"] = torch.randn(out, 2)
+        write_tensors(tmp_path / "style.safetensors", tensors)
+        return tmp_path / "style.safetensors"
+
+    @pytest.mark.parametrize("target", ["folder", "merged.safetensors"])
+    @pytest.mark.parametrize("source", ["folder", "file"])
+    def test_it_is_added_for_good(self, pipe, folder, file, lora, tmp_path, source, target):
+        adapted = Text2ImagePipeline(**pipe.components)
+        adapted.load_lora(lora, scale=0.5)
+        given = folder if source == "folder" else file
+        convert(given, tmp_path / target, family="sd-v1", loras=[(lora, 0.5)], tokenizer=file.parent / "tokenizer")
+        if target == "folder":
+            merged = Text2ImagePipeline.from_pretrained(tmp_path / target, device="cpu", dtype="float32")
+        else:
+            merged = load(Text2ImagePipeline, tmp_path / target, file.parent)
+        merged.scheduler = adapted.scheduler
+        call = {
+            "num_inference_steps": 2,
+            "height": 32,
+            "width": 32,
+            "seed": 3,
+            "output_type": "pt",
+            "show_progress": False,
+        }
+        picture = adapted("a cat", **call).images
+        assert torch.equal(merged("a cat", **call).images, picture)
+        assert not torch.equal(pipe("a cat", **call).images, picture)
+
+    def test_what_takes_none(self, lora, tmp_path):
+        write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(1)})
+        with pytest.raises(ValueError, match="holds no whole model"):
+            convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", loras=[(lora, 1.0)])
+
+
 class TestDescribe:
     def test_a_single_file(self, file, known):
         found = describe(file)

@@ -2,12 +2,16 @@
 
 import json
 import math
+import random
 
 import pytest
 import torch
 from published import AUTOENCODERS, CHECKPOINTS, published
 
 import latentgen.models as models
+from latentgen.pipelines.folder import How
+from latentgen.pipelines.single_file import make_network
+from latentgen.weights import WeightsError
 from latentgen.weights.compvis.families import FAMILIES, SAME_AS
 from latentgen.weights.compvis.single_file import Part, averaged_name, interpret, restore
 from latentgen.weights.compvis.single_file import _first_stage as first_stage
@@ -194,6 +198,28 @@ def test_a_part_of_three_is_not_enough_to_go_back():
     back, rest = table.revert(ours)
     assert back.keys() == {"m"}
     assert rest.keys() == {"q", "v"}
+
+
+@pytest.mark.parametrize("name", ["sd-v1", "sd-v2-base", "ldm-celeba256", "ldm-txt2img-1p4B-eval"])
+def test_shapes_of_nobodys_model(name):
+    """Tensors taken away, or of shapes that nothing has: said of the file, whatever is looked at first."""
+    whole = tensors_of(published(name))
+    generator = random.Random(name)
+    strange = [(), (0,), (3,), (1, 1), (2**40, 0), (0, 0, 0, 0), (7, 7, 7, 7)]
+    refused = 0
+    for _ in range(20):
+        tensors = dict(whole)
+        for gone in generator.sample(sorted(tensors), generator.choice([1, 5, 200])):
+            tensors.pop(gone)
+        for bent in generator.sample(sorted(tensors), generator.choice([0, 1, 20, 300])):
+            tensors[bent] = StoredTensor.of(torch.empty(generator.choice(strange), device="meta"))
+        try:
+            found = interpret(tensors, {}, family=generator.choice([None, name]), prediction_type="epsilon")
+            for part in found.parts.values():
+                make_network(part, How(torch.device("meta"), None), "the file", "what it looks like")
+        except WeightsError:
+            refused += 1
+    assert refused > 15
 
 
 def test_every_published_file_has_a_family():

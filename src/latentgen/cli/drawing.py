@@ -120,11 +120,10 @@ def _draw(
     for path in _targets(arguments.output, arguments.num_images, look=True):
         check_writable(path)
     seeds = _seeds(arguments.seed, arguments.num_images)
-    for path in (files or {}).values():
-        if not path.is_file():
-            what = "does not exist" if not path.exists() else "is a folder" if path.is_dir() else "is no file"
-            raise ValueError(f"{path} {what}: give a picture's file.")
-    folder = _model_folder(arguments, task)
+    _check_files((files or {}).values(), "a picture's file")
+    adapters = [*(path for path, _ in arguments.lora), *arguments.embedding]
+    _check_files(adapters, "an adapter's file")
+    folder = _model(arguments, task)
     with leaving_at_once():
         from latentgen import pipelines
         from latentgen.pipelines.pictures import MAX_PIXELS, open_picture
@@ -132,10 +131,19 @@ def _draw(
 
         most = getattr(arguments, "max_pixels", None) or MAX_PIXELS
         pictures = {name: open_picture(path, max_pixels=most) for name, path in (files or {}).items()}
-        pipe: Any = getattr(pipelines, pipeline).from_pretrained(
-            folder, device=arguments.device, dtype=arguments.dtype, variant=arguments.variant
-        )
+        cls: Any = getattr(pipelines, pipeline)
+        if adapters and not hasattr(cls, "load_lora"):
+            raise ValueError("--lora and --embedding are for models of texts: leave them out.")
+        where = {"device": arguments.device, "dtype": arguments.dtype}
+        if folder.is_file():
+            of_a_file = {"prediction_type": arguments.prediction_type, "tokenizer": arguments.tokenizer}
+            pipe = cls.from_single_file(folder, **where, **of_a_file)
+        else:
+            pipe = cls.from_pretrained(folder, **where, variant=arguments.variant)
         pipe.max_pixels = most
+        for path, scale in arguments.lora:
+            pipe.load_lora(path, scale, name=str(path))  # two folders may have files of one name
+        tokens = [pipe.load_textual_inversion(path) for path in arguments.embedding]
     common = {"num_inference_steps": arguments.steps, "scheduler": arguments.scheduler}
     settings = common | ({"guidance_scale": arguments.guidance_scale} if guided else {}) | own
     record = {
@@ -144,6 +152,9 @@ def _draw(
         "version": __version__, "pipeline": pipeline,
         **{name: str(path.absolute()) for name, path in (files or {}).items()},
     }  # fmt: skip
+    if adapters:
+        record["loras"] = [[str(path.absolute()), scale] for path, scale in arguments.lora]
+        record["embeddings"] = [[str(p.absolute()), t] for p, t in zip(arguments.embedding, tokens, strict=True)]
     size = ("height", "width") if not files else ()
     targets = iter(_targets(arguments.output, arguments.num_images))
     for seed in seeds:
@@ -153,6 +164,13 @@ def _draw(
         drawn = {"seed": result.seeds[0], **{side: getattr(picture, side) for side in size}}
         save_png(picture, path, {**record, **drawn})
         print(f"{path} (seed {result.seeds[0]})", flush=True)
+
+
+def _check_files(paths: Iterable[Path], kind: str) -> None:
+    for path in paths:
+        if not path.is_file():
+            what = "does not exist" if not path.exists() else "is a folder" if path.is_dir() else "is no file"
+            raise ValueError(f"{path} {what}: give {kind}.")
 
 
 def _targets(output: Path | None, count: int, *, look: bool = False) -> Iterable[Path]:
@@ -181,7 +199,17 @@ def _seeds(first: int | None, count: int) -> list[int | None]:
     return [None if first is None else first + k for k in range(count)]
 
 
-def _model_folder(arguments: argparse.Namespace, task: str) -> Path:
+def _model(arguments: argparse.Namespace, task: str) -> Path:
+    """The model's folder, or its single file."""
+    single = arguments.model != BUNDLED and Path(arguments.model).is_file()
+    for option in ("variant", "revision") if single else ("prediction_type", "tokenizer"):
+        if (given := getattr(arguments, option)) is not None:
+            kind = "a folder or a repository" if single else "a single file"
+            raise ValueError(
+                f"--{option.replace('_', '-')} {given} is of {kind}, and --model {arguments.model} is none."
+            )
+    if single:
+        return Path(arguments.model)
     if arguments.model == BUNDLED:
         if arguments.revision is not None:
             raise ValueError(f"--revision {arguments.revision} is of a model on the Hub: name one with --model.")

@@ -13,6 +13,7 @@ from latentgen.cli.drawing import BUNDLED
 
 # Said again here, so that wrong usage is answered before torch is imported; a test holds them to their sources.
 SCHEDULERS = ("ddpm", "ddim", "pndm", "euler", "euler_a", "heun", "dpm++", "dpm++_karras", "lcm")
+PREDICTIONS = ("epsilon", "v_prediction")
 DTYPES = ("float16", "fp16", "half", "bfloat16", "bf16", "float32", "fp32")
 
 
@@ -130,7 +131,15 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=values.png, metavar="FILE",
         help="PNG to write; one that exists is replaced (default: out.png, or the next free name like it)")  # fmt: skip
     add("--model", default=BUNDLED, metavar="PATH_OR_ID",
-        help="model folder or Hub id (default: %(default)s, the small one that ships with latentgen)")  # fmt: skip
+        help="model folder, single file in .safetensors, or Hub id (default: %(default)s, the small one that ships with "
+        "latentgen)")  # fmt: skip
+    add("--prediction-type", choices=PREDICTIONS, metavar="P",
+        help="epsilon or v_prediction: what the model of a single file predicts, where it does not say")  # fmt: skip
+    add("--tokenizer", type=Path, metavar="FOLDER", help="tokenizer of a single file's model (default: what is found)")
+    add("--lora", type=values.lora, action="append", default=[], metavar="FILE[:SCALE]",
+        help="a LoRA to use, and how much of it, as style.safetensors:0.8 (default: 1); may be given again")  # fmt: skip
+    add("--embedding", type=Path, action="append", default=[], metavar="FILE",
+        help="a textual inversion to use: prompts name it by its token, or the file's name; may be given again")  # fmt: skip
     add("--negative", metavar="TEXT", help="what to stay away from")
     add("--steps", type=values.count, default=50, metavar="N", help="denoising steps (default: %(default)s)")
     add("--guidance-scale", type=values.scale, metavar="G",
@@ -193,10 +202,12 @@ def _add_convert(commands: Any) -> None:
         help="float16, bfloat16 or float32: of the weights that are written (default: as they are)")  # fmt: skip
     add("--weights", choices=("ema", "train"), metavar="WHICH",
         help="ema or train: the training's moving average, or the weights themselves (default: the average, if any)")  # fmt: skip
-    add("--prediction-type", choices=("epsilon", "v_prediction"), metavar="P",
+    add("--prediction-type", choices=PREDICTIONS, metavar="P",
         help="epsilon or v_prediction: what the model predicts, where its file does not say")  # fmt: skip
     add("--family", metavar="NAME", help="the model's form, as sd-v1, where its widths are not the published ones")
     add("--tokenizer", type=Path, metavar="FOLDER", help="tokenizer of a single file's model (default: what is found)")
+    add("--lora", type=values.lora, action="append", default=[], metavar="FILE[:SCALE]",
+        help="add a LoRA to the weights, for good; may be given again")  # fmt: skip
     add("--variant", metavar="V", help="which of a folder's weight files to read, for example fp16")
     add("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=tools.convert)

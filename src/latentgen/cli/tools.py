@@ -65,6 +65,7 @@ def convert(arguments: argparse.Namespace) -> None:
         prediction_type=arguments.prediction_type,
         weights=arguments.weights,
         tokenizer=arguments.tokenizer,
+        loras=arguments.lora,
         variant=arguments.variant,
     )
     print(written)

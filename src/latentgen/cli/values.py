@@ -11,6 +11,7 @@ from pathlib import Path
 from latentgen.weights.sizes import read_bytes
 
 MAX_SEED = 2**64 - 1
+MAX_LORA_SCALE = 1000
 
 
 def count(text: str) -> int:
@@ -53,6 +54,18 @@ def memory(text: str) -> int:
         return read_bytes("the size", text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def lora(text: str) -> tuple[Path, float]:
+    """A file, and behind a colon how much of it; without one, 1."""
+    path, colon, number = text.rpartition(":")
+    if colon and path:
+        with contextlib.suppress(ValueError):
+            amount = float(number)
+            if not abs(amount) <= MAX_LORA_SCALE:
+                raise argparse.ArgumentTypeError(f"{number} is not a scale from -{MAX_LORA_SCALE} to {MAX_LORA_SCALE}")
+            return Path(path), amount
+    return Path(text), 1.0
 
 
 def png(text: str) -> Path:

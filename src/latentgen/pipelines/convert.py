@@ -193,8 +193,8 @@ def _cast(tensors: Mapping[str, StoredTensor], dtype: torch.dtype | None) -> dic
 def _with_loras(pipe: Any, loras: Sequence[tuple[str | os.PathLike[str], float]]) -> Any:
     """The pipeline with adapters in its networks' weights, for good."""
     if not hasattr(pipe, "load_lora"):
-        raise ValueError(f"a {type(pipe).__name__} has no adapters.")
-    for path, scale in loras:
-        pipe.load_lora(path, scale=scale)
+        raise ValueError(f"LoRAs are for models of texts, and this is one of {type(pipe).__name__}: leave them out.")
+    for number, (path, scale) in enumerate(loras):
+        pipe.load_lora(path, scale=scale, name=str(number))
     parts = pipe.adapted()()
     return type(pipe)(**{**pipe.components, "unet": parts.unet, "text_encoder": parts.text_encoder})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,11 +12,11 @@ from latentgen.diffusion.noise import NoiseStream
 from latentgen.models.autoencoder_kl import AutoencoderKL
 from latentgen.models.ldm_bert import LDMBertModel
 from latentgen.models.unet import UNet2DConditionModel
+from latentgen.pipelines.adapters import TextPipeline
 from latentgen.pipelines.first_stage import encode
 from latentgen.pipelines.inputs import check_count, count_pairs, resolve_seeds
 from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pictures import pad_to_multiple, read_pictures
-from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
 from latentgen.pipelines.solver import first_knot, knot_of_start
 from latentgen.pipelines.text_condition import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
 
 
-class Img2ImgPipeline(Pipeline):
+class Img2ImgPipeline(TextPipeline):
     """Pictures from pictures and prompts, by text-to-image models.
 
         pipe = Img2ImgPipeline.from_pretrained(path)          # or Img2ImgPipeline.from_pipe(text2image)
@@ -110,6 +110,7 @@ class Img2ImgPipeline(Pipeline):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         clip_skip: int | None = None,
+        lora_scale: float | Mapping[str, float] | None = None,
         tiling: Tiling | None = None,
         output_type: OutputType = "pil",
         callback_on_step_end: Callback | None = None,
@@ -136,6 +137,8 @@ class Img2ImgPipeline(Pipeline):
             prompt_embeds: (B, S, D) instead of `prompt`.
             negative_prompt_embeds: (B, S, D) instead of `negative_prompt`.
             clip_skip: leave out the text encoder's last layers, so many.
+            lora_scale: for this call only: a number multiplies the scales of all LoRAs that are loaded, a table by name replaces
+                some of them; None leaves them as they are.
             tiling: for large pictures, a `Tiling` that says in which tiles the UNet and the VAE work; None is none.
             output_type: "pil", "np", "pt" or "latent"; see `ImageOutput`.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})` after each step; may return a
@@ -158,13 +161,14 @@ class Img2ImgPipeline(Pipeline):
             output_type=output_type,
             callback=callback_on_step_end,
             show_progress=show_progress,
+            lora_scale=lora_scale,
         )
         per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
         first = first_knot(strength, call.plan)
         plan, noisy = call.plan.tail(first), knot_of_start(first, call.solver, strength)
         pixels = read_pictures("image", image, max_pixels=self.max_pixels)
         condition = condition_on_text(
-            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
+            call.parts, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
         )
         pairs = count_pairs(len(condition.positive), len(pixels))
         condition = condition.expanded(pairs).repeated(per_pair)

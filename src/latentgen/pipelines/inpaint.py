@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from latentgen.models.ldm_bert import LDMBertModel
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.models.unet2d import UNet2DModel
 from latentgen.models.vq_model import VQModel
+from latentgen.pipelines.adapters import TextPipeline
 from latentgen.pipelines.canvas import Canvas, filled
 from latentgen.pipelines.first_stage import encode, encode_codes
 from latentgen.pipelines.inputs import (
@@ -32,7 +33,6 @@ from latentgen.pipelines.inputs import (
 )
 from latentgen.pipelines.output import ImageOutput, OutputType, of_type
 from latentgen.pipelines.pictures import read_masks, read_pictures
-from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
 from latentgen.pipelines.solver import first_knot
 from latentgen.pipelines.text_condition import (
@@ -61,7 +61,7 @@ RESAMPLED_ABOVE = 0.5
 """Steps that end with less noise than this are taken once, whatever `repeats` says: they draw details."""
 
 
-class InpaintPipeline(Pipeline):
+class InpaintPipeline(TextPipeline):
     """Pictures of which a part is drawn anew.
 
         pipe = InpaintPipeline.from_pretrained(path)
@@ -188,6 +188,7 @@ class InpaintPipeline(Pipeline):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         clip_skip: int | None = None,
+        lora_scale: float | Mapping[str, float] | None = None,
         tiling: Tiling | None = None,
         output_type: OutputType = "pil",
         callback_on_step_end: Callback | None = None,
@@ -228,6 +229,8 @@ class InpaintPipeline(Pipeline):
             prompt_embeds: (B, S, D) instead of `prompt`.
             negative_prompt_embeds: (B, S, D) instead of `negative_prompt`.
             clip_skip: leave out the text encoder's last layers, so many.
+            lora_scale: for this call only: a number multiplies the scales of all LoRAs that are loaded, a table by name replaces
+                some of them; None leaves them as they are.
             tiling: for large pictures, a `Tiling` that says in which tiles the UNet and the VAE work; None is none.
             output_type: "pil", "np", "pt" or "latent" (of the part that was drawn); see `ImageOutput`.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})` after each step; may return a
@@ -248,6 +251,7 @@ class InpaintPipeline(Pipeline):
                 prompt_embeds=prompt_embeds,
                 negative_prompt_embeds=negative_prompt_embeds,
                 clip_skip=clip_skip,
+                lora_scale=lora_scale,
             )
         call = begin(
             self,
@@ -261,6 +265,7 @@ class InpaintPipeline(Pipeline):
             output_type=output_type,
             callback=callback_on_step_end,
             show_progress=show_progress,
+            lora_scale=lora_scale,
         )
         per_pair = check_count("num_images_per_prompt", num_images_per_prompt)
         mask_blur = check_number("mask_blur", mask_blur, 0)
@@ -276,7 +281,13 @@ class InpaintPipeline(Pipeline):
         condition, pairs = None, len(canvas.pictures)
         if self._knows_texts:
             condition = condition_on_text(
-                self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
+                call.parts,
+                prompt,
+                negative_prompt,
+                prompt_embeds,
+                negative_prompt_embeds,
+                clip_skip,
+                guided=call.guided,
             )
             pairs = count_pairs(len(condition.positive), len(canvas.pictures))
             condition = condition.expanded(pairs).repeated(per_pair)

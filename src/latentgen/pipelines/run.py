@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from latentgen.diffusion.noise import NoiseStream
 from latentgen.diffusion.plan import Plan
 from latentgen.diffusion.sampling import StepEvent, sample
 from latentgen.models.first_stage import FirstStage
+from latentgen.pipelines.adapters import TextPipeline
 from latentgen.pipelines.condition import Condition
 from latentgen.pipelines.denoiser import Denoiser
 from latentgen.pipelines.inputs import check_choice, check_finite, check_tensor, plain_number
@@ -34,6 +36,7 @@ class Call:
 
     Attributes:
         pipe: whose call it is; the callback is told.
+        make_parts: gives `parts`.
         first_stage: its autoencoder.
         solver: takes the steps.
         plan: the knots of the whole run.
@@ -45,6 +48,7 @@ class Call:
     """
 
     pipe: Pipeline
+    make_parts: Callable[[], Any]
     first_stage: FirstStage[Any]
     solver: Scheduler
     plan: Plan
@@ -54,6 +58,11 @@ class Call:
     output_type: str
     callback: Callback | None
     show_progress: bool
+
+    @cached_property
+    def parts(self) -> Any:
+        """What has the UNet, and all that embeds texts: the pipeline, or its components with adapters on them."""
+        return self.make_parts()
 
     @property
     def guided(self) -> bool:
@@ -95,7 +104,7 @@ class Call:
         plan = plan or self.plan
         factor = self.first_stage.config.factor
         denoiser = Denoiser(
-            self.pipe.components["unet"],
+            self.parts.unet,
             self.solver.prediction_type,
             plan,
             *(condition or (None, None)),
@@ -148,6 +157,7 @@ def begin(
     output_type: Any = "pil",
     callback: Any = None,
     show_progress: bool | None = None,
+    lora_scale: Any = None,
 ) -> Call:
     """Check what all pipelines are asked alike.
 
@@ -162,6 +172,7 @@ def begin(
     solver = choose_solver(pipe.components["scheduler"], scheduler, eta, pipe.scheduler_defaults)
     return Call(
         pipe=pipe,
+        make_parts=pipe.adapted(lora_scale) if isinstance(pipe, TextPipeline) else lambda: pipe,
         first_stage=first_stage,
         solver=solver,
         plan=solver.plan(plain_number(num_inference_steps)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,11 +13,11 @@ from latentgen.diffusion.noise import NoiseStream
 from latentgen.models.first_stage import FirstStage
 from latentgen.models.unet import UNet2DConditionModel
 from latentgen.models.unet2d import UNet2DModel
+from latentgen.pipelines.adapters import TextPipeline
 from latentgen.pipelines.inputs import check_count, count_pairs, is_whole, refuse, resolve_seeds
 from latentgen.pipelines.memory import Work
 from latentgen.pipelines.output import ImageOutput, OutputType
 from latentgen.pipelines.pictures import read_pictures
-from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
 from latentgen.pipelines.text_condition import check_text_width, condition_on_text
 from latentgen.runtime.tiling import Tiling
@@ -39,7 +39,7 @@ OF_THE_UPSCALER = ("text_encoder", "tokenizer", "low_res_scheduler")
 """Components of Stable Diffusion's upscaler that LDM's models do without."""
 
 
-class SuperResPipeline(Pipeline):
+class SuperResPipeline(TextPipeline):
     """Pictures of 4 times the width and height.
 
         pipe = SuperResPipeline.from_pretrained("path/to/stable-diffusion-x4-upscaler")
@@ -156,6 +156,7 @@ class SuperResPipeline(Pipeline):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         clip_skip: int | None = None,
+        lora_scale: float | Mapping[str, float] | None = None,
         tiling: Tiling | None = None,
         memory: int | str | None = None,
         output_type: OutputType = "pil",
@@ -185,6 +186,8 @@ class SuperResPipeline(Pipeline):
             prompt_embeds: (B, S, D) instead of `prompt`.
             negative_prompt_embeds: (B, S, D) instead of `negative_prompt`.
             clip_skip: leave out the text encoder's last layers, so many.
+            lora_scale: for this call only: a number multiplies the scales of all LoRAs that are loaded, a table by name replaces
+                some of them; None leaves them as they are.
             tiling: for large pictures, a `Tiling` that says in which tiles the UNet and the VAE work; None is none.
             memory: instead of `tiling`, the most that the call may take above the weights, in bytes or as "4GB": it works in the
                 largest tiles with which it takes no more, and whole if that does. An estimate, on the safe side.
@@ -208,6 +211,7 @@ class SuperResPipeline(Pipeline):
                 prompt_embeds=prompt_embeds,
                 negative_prompt_embeds=negative_prompt_embeds,
                 clip_skip=clip_skip,
+                lora_scale=lora_scale,
             )
         call = begin(
             self,
@@ -221,6 +225,7 @@ class SuperResPipeline(Pipeline):
             output_type=output_type,
             callback=callback_on_step_end,
             show_progress=show_progress,
+            lora_scale=lora_scale,
         )
         bound = None if memory is None else read_bytes("memory", memory, otherwise=", or None for no bound")
         if bound is not None and tiling is not None:
@@ -231,7 +236,13 @@ class SuperResPipeline(Pipeline):
         condition, pairs = None, len(pixels)
         if self._knows_texts:
             condition = condition_on_text(
-                self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
+                call.parts,
+                prompt,
+                negative_prompt,
+                prompt_embeds,
+                negative_prompt_embeds,
+                clip_skip,
+                guided=call.guided,
             )
             pairs = count_pairs(len(condition.positive), len(pixels))
             condition = condition.expanded(pairs).repeated(per_pair)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,9 +12,9 @@ from latentgen.diffusion.noise import NoiseStream
 from latentgen.models.first_stage import FirstStage
 from latentgen.models.ldm_bert import LDMBertModel
 from latentgen.models.unet import UNet2DConditionModel
+from latentgen.pipelines.adapters import TextPipeline
 from latentgen.pipelines.inputs import check_count, check_size, resolve_seeds
 from latentgen.pipelines.output import ImageOutput, OutputType
-from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
 from latentgen.pipelines.text_condition import (
     DEFAULTS_OF_LDM,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import BertTokenizer, CLIPTextModel, CLIPTokenizer
 
 
-class Text2ImagePipeline(Pipeline):
+class Text2ImagePipeline(TextPipeline):
     """Pictures from prompts, by Stable Diffusion 1 and 2, LDM's text-to-image model, and models of their form.
 
         pipe = Text2ImagePipeline.from_pretrained(path)
@@ -112,6 +112,7 @@ class Text2ImagePipeline(Pipeline):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         clip_skip: int | None = None,
+        lora_scale: float | Mapping[str, float] | None = None,
         tiling: Tiling | None = None,
         output_type: OutputType = "pil",
         callback_on_step_end: Callback | None = None,
@@ -136,6 +137,8 @@ class Text2ImagePipeline(Pipeline):
             prompt_embeds: (B, S, D) instead of `prompt`.
             negative_prompt_embeds: (B, S, D) instead of `negative_prompt`.
             clip_skip: leave out the text encoder's last layers, so many.
+            lora_scale: for this call only: a number multiplies the scales of all LoRAs that are loaded, a table by name replaces
+                some of them; None leaves them as they are.
             tiling: for large pictures, a `Tiling` that says in which tiles the UNet and the VAE work; None is none.
             output_type: "pil", "np", "pt" or "latent"; see `ImageOutput`.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents": ...})` after each step; may return a
@@ -158,11 +161,12 @@ class Text2ImagePipeline(Pipeline):
             output_type=output_type,
             callback=callback_on_step_end,
             show_progress=show_progress,
+            lora_scale=lora_scale,
         )
         per_prompt = check_count("num_images_per_prompt", num_images_per_prompt)
         size = check_size(height, width, self.unet.config.sample_size, self.vae.config.factor)
         condition = condition_on_text(
-            self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
+            call.parts, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, clip_skip, guided=call.guided
         ).repeated(per_prompt)
         seeds = resolve_seeds(seed, generator, len(condition.positive))
         noise = NoiseStream(seeds, (self.vae.config.embed_dim, *size), self.device)

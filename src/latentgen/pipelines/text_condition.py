@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from latentgen.models.first_stage import FirstStage
 from latentgen.models.ldm_bert import LDMBertModel
 from latentgen.models.unet import UNet2DConditionModel
+from latentgen.pipelines.adapted import Parts
 from latentgen.pipelines.condition import Condition
 from latentgen.pipelines.inputs import check_prompts, check_tensor
 from latentgen.runtime.warn import warn_user
@@ -30,20 +30,6 @@ KINDS = {
     "tokenizer": "transformers.CLIPTokenizer or transformers.BertTokenizer",
 }
 """The components that make a text a condition: both Stable Diffusion's, or both LDM's."""
-
-
-class TextParts(Protocol):
-    """What a pipeline needs to have for its condition to be a text."""
-
-    text_encoder: Any
-    tokenizer: Any
-    unet: UNet2DConditionModel
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
 
 
 def check_unet_channels(unet: UNet2DConditionModel, vae: FirstStage[Any], *takes: int) -> None:
@@ -98,7 +84,7 @@ def check_tokenizer(tokenizer: Any, text_encoder: Any) -> None:
 
 
 def condition_on_text(
-    parts: TextParts,
+    parts: Parts,
     prompt: str | Sequence[str] | None,
     negative_prompt: str | Sequence[str] | None,
     prompt_embeds: Tensor | None,
@@ -120,7 +106,9 @@ def condition_on_text(
     if skip and prompt_embeds is not None and (negative_prompt_embeds is not None or not guided):
         warn_user("clip_skip has no effect: embeddings were given, and no text is encoded.")
     if prompt_embeds is None:
-        positive = encode_prompts(parts.tokenizer, parts.text_encoder, check_prompts(prompt), clip_skip=skip)
+        positive = encode_prompts(
+            parts.tokenizer, parts.text_encoder, check_prompts(prompt), clip_skip=skip, runs=parts.runs
+        )
     else:
         shape = (None, None, parts.unet.config.cross_attention_dim)
         positive = check_tensor("prompt_embeds", prompt_embeds, shape, parts.device, parts.dtype)
@@ -136,12 +124,12 @@ def condition_on_text(
     return Condition(positive, None)
 
 
-def _negative(parts: TextParts, positive: Tensor, texts: list[str], given: Tensor | None, skip: int) -> Tensor:
+def _negative(parts: Parts, positive: Tensor, texts: list[str], given: Tensor | None, skip: int) -> Tensor:
     """Embeddings of the shape and dtype of `positive`: those given, or of one text for all or one for each."""
     if given is not None:
         check_tensor("negative_prompt_embeds", given, positive.shape, parts.device, parts.dtype)
         return given.to(positive.dtype)
-    negative = encode_prompts(parts.tokenizer, parts.text_encoder, texts, clip_skip=skip)
+    negative = encode_prompts(parts.tokenizer, parts.text_encoder, texts, clip_skip=skip, runs=parts.runs)
     negative = negative.expand(len(positive), -1, -1)
     if negative.shape != positive.shape:
         raise ValueError(

@@ -8,11 +8,14 @@ from latentgen.text.clip import load_clip_text_encoder, make_clip_text_encoder, 
 from latentgen.text.clip_tokenizer import load_clip_tokenizer, save_tokenizer
 from latentgen.text.layout_tokenizer import LayoutTokenizer
 from latentgen.text.local_tokenizers import find_tokenizer
+from latentgen.text.new_tokens import Runs, check_new_token, token_table, with_tokens, with_vectors
 from latentgen.text.prompts import check_clip_skip, encode_prompts, tokenize
 
 __all__ = [
     "LayoutTokenizer",
+    "Runs",
     "check_clip_skip",
+    "check_new_token",
     "encode_prompts",
     "find_tokenizer",
     "load_bert_tokenizer",
@@ -22,5 +25,8 @@ __all__ = [
     "save_bert_tokenizer",
     "save_text_encoder",
     "save_tokenizer",
+    "token_table",
     "tokenize",
+    "with_tokens",
+    "with_vectors",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from latentgen.runtime.warn import warn_user
 from latentgen.text.clip import without_last_layers
+from latentgen.text.new_tokens import Runs, token_table
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,7 +26,9 @@ _backends: WeakKeyDictionary[CLIPTokenizer, tuple[int, Tokenizer]] = WeakKeyDict
 _backends_lock = threading.Lock()
 
 
-def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str], *, max_length: int | None = None) -> Tensor:
+def tokenize(
+    tokenizer: CLIPTokenizer, prompts: Sequence[str], *, max_length: int | None = None, runs: Runs | None = None
+) -> Tensor:
     """Turn prompts into token ids: beginning, text, end, and padding up to the length that the model was trained with.
 
     A prompt that is too long is cut, with a warning at every call that quotes what is lost.
@@ -34,6 +37,7 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str], *, max_length: in
         tokenizer: of transformers; tokens that were added to it count.
         prompts: B texts; "" is the empty prompt.
         max_length: L; None is the tokenizer's own, 77 for Stable Diffusion.
+        runs: of tokens with several vectors, see `with_tokens`.
 
     Returns:
         (B, L) int64, on the CPU.
@@ -53,7 +57,9 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str], *, max_length: in
         raise ValueError(f"{length} tokens is not a prompt's length: pass max_length, 77 for Stable Diffusion.")
     backend = _private_backend(tokenizer)
     return torch.tensor(
-        [_ids(tokenizer, backend, prompt, int(length)) for prompt in prompts], dtype=torch.int64, device="cpu"
+        [_ids(tokenizer, backend, prompt, int(length), runs or {}) for prompt in prompts],
+        dtype=torch.int64,
+        device="cpu",
     )
 
 
@@ -63,6 +69,7 @@ def encode_prompts(
     prompts: Sequence[str],
     *,
     clip_skip: int | None = None,
+    runs: Runs | None = None,
 ) -> Tensor:
     """Turn prompts into the embeddings that condition a UNet.
 
@@ -75,6 +82,7 @@ def encode_prompts(
         prompts: B texts.
         clip_skip: k in [0, n): take the states k layers before the last instead; the final normalisation follows all
             the same. None is 0.
+        runs: of tokens with several vectors, see `with_tokens`.
 
     Returns:
         (B, L, D) on the encoder's device and in its dtype.
@@ -87,12 +95,13 @@ def encode_prompts(
     config = text_encoder.config
     skip = check_clip_skip(text_encoder, clip_skip)
     length = min(tokenizer.model_max_length, config.max_position_embeddings)
-    ids = tokenize(tokenizer, prompts, max_length=length)
+    ids = tokenize(tokenizer, prompts, max_length=length, runs=runs)
     highest = int(ids.max())
-    if highest >= config.vocab_size:
+    known = token_table(text_encoder)[1].num_embeddings
+    if highest >= known:
         raise ValueError(
             f"token {tokenizer.convert_ids_to_tokens(highest)!r} has the id {highest}, but the text encoder knows "
-            f"{config.vocab_size} tokens: use tokenizer and text encoder of the same model, or enlarge the encoder "
+            f"{known} tokens: use tokenizer and text encoder of the same model, or enlarge the encoder "
             "with resize_token_embeddings()."
         )
     ids = ids.to(text_encoder.device)
@@ -135,21 +144,23 @@ def _check_characters(prompt: str) -> None:
         ) from error
 
 
-def _ids(tokenizer: CLIPTokenizer, backend: Tokenizer, prompt: str, length: int) -> list[int]:
+def _ids(tokenizer: CLIPTokenizer, backend: Tokenizer, prompt: str, length: int, runs: Runs) -> list[int]:
     encoding = backend.encode(prompt, add_special_tokens=False)
+    pairs = zip(encoding.ids, encoding.offsets, strict=True)
+    inner = [(one, offset) for number, offset in pairs for one in runs.get(number, (number,))]
     room = length - 2
-    if len(encoding.ids) > room:
-        lost = prompt[encoding.offsets[room][0] :].strip()
+    if len(inner) > room:
+        lost = prompt[inner[room][1][0] :].strip()
         quote = lost if len(lost) <= LONGEST_QUOTE else f"{lost[:LONGEST_QUOTE]}... ({len(lost)} characters)"
         warn_user(
-            f"The prompt has {len(encoding.ids)} tokens and the text encoder reads {room}; this end of it is ignored: "
+            f"The prompt has {len(inner)} tokens and the text encoder reads {room}; this end of it is ignored: "
             f"{quote!r}. Shorten the prompt, or put what matters first.",
             every_time=True,
         )
     first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
     if first is None:  # BERT's
         first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
-    ids = [first, *encoding.ids[:room], last]
+    ids = [first, *(number for number, _ in inner[:room]), last]
     return ids + [tokenizer.pad_token_id] * (length - len(ids))
 
 

@@ -41,12 +41,11 @@ def first_stage_config(shapes: Shapes) -> tuple[str, dict[str, Any]]:
             return "AutoencoderKL", config | used
         entries, channels = shapes["quantize.embedding.weight"]
         return "VQModel", config | {"num_vq_embeddings": entries, "vq_embed_dim": channels}
-    except (KeyError, IndexError, ValueError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(
-            f"its autoencoder is of an unknown form (looked for {error}): only LDM's are read."
-        ) from error
+    except WeightsError:
+        raise
+    except (LookupError, ArithmeticError, ValueError, TypeError) as error:
+        looked = f" (it lacks {error.args[0]})" if isinstance(error, KeyError) else ""
+        raise WeightsError(f"its autoencoder is of an unknown form{looked}: only LDM's are read.") from error
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

@@ -271,9 +271,12 @@ def _conditioner(tensors: Mapping[str, StoredTensor]) -> tuple[Part, dict[str, S
     mine = {name.removeprefix(how.prefix): tensor for name, tensor in tensors.items() if name.startswith(how.prefix)}
     try:
         config = how.config(shapes_of(mine))
-    except KeyError as error:
-        raise WeightsError(f"its conditioner is incomplete: {how.prefix}{error.args[0]} is missing.") from error
-    table = how.table(config)
+        table = how.table(config)
+    except WeightsError:
+        raise
+    except (LookupError, ArithmeticError, ValueError, TypeError) as error:
+        looked = f" (it lacks {how.prefix}{error.args[0]})" if isinstance(error, KeyError) else ""
+        raise WeightsError(f"its conditioner is of an unknown form{looked}: only LDM's and CLIP's are read.") from error
     ours, rest = table.apply(mine)
     strangers = {name: tensor for name, tensor in tensors.items() if not name.startswith(how.prefix)}
     unused = _dropped(rest, STAGE + how.prefix, how.surplus(config)) | _dropped(strangers, STAGE, NOTHING)

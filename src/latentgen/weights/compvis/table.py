@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latentgen.weights.errors import WeightsError
 from latentgen.weights.stored import StoredTensor, join
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -89,17 +90,26 @@ class Table:
                 names[name] = row
 
     def apply(self, tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
-        """Their names to ours; second, the tensors that no row is for, as they are."""
+        """Their names to ours; second, the tensors that no row is for, as they are.
+
+        Raises:
+            WeightsError: for a tensor of a shape that its layer never has.
+        """
         ours: dict[str, StoredTensor] = {}
         rest: dict[str, StoredTensor] = {}
         for name, tensor in tensors.items():
             row = self.rows.get(name)
             if row is None:
                 rest[name] = tensor
-            elif len(row.ours) == 1:
-                ours[row.ours[0]] = tensor if row.change is SAME else tensor.then(row.change.split[0])
+            elif row.change is SAME:
+                ours[row.ours[0]] = tensor
             else:
-                ours |= zip(row.ours, tensor.split(*row.change.split), strict=True)
+                try:
+                    ours |= zip(row.ours, tensor.split(*row.change.split), strict=True)
+                except (RuntimeError, IndexError, ValueError) as error:
+                    raise WeightsError(
+                        f"{name} is {tuple(tensor.shape)} in the file, which no such layer has."
+                    ) from error
         return ours, rest
 
     def revert(self, tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:

@@ -55,9 +55,12 @@ def unet_config(shapes: Shapes, *, heads: int | None, head_channels: int | None)
     """
     try:
         return _read(shapes, heads, head_channels)
-    except (KeyError, IndexError, ZeroDivisionError, StopIteration) as error:
+    except WeightsError:
+        raise
+    except (LookupError, ArithmeticError, ValueError, TypeError) as error:
+        looked = f" (it lacks {error.args[0]})" if isinstance(error, KeyError) else ""
         raise WeightsError(
-            f"its UNet is of an unknown form (looked for {error}): only UNets of LDM and Stable Diffusion 1 and 2 are read."
+            f"its UNet is of an unknown form{looked}: only UNets of LDM and Stable Diffusion 1 and 2 are read."
         ) from error
 
 
@@ -98,6 +101,8 @@ def _read(shapes: Shapes, heads: int | None, head_channels: int | None) -> tuple
             "upsample_type": "resnet" if residual else "conv",
             "resnet_time_scale_shift": "scale_shift" if shifts == 2 * widths[0] else "default",
         }
+    if min(config["attention_head_dim"]) < 1:
+        raise ValueError("a level without channels, or heads without")
     config["down_block_types"] = [down if a else plain[0] for a in attends]
     config["up_block_types"] = [up if a else plain[1] for a in reversed(attends)]
     return "UNet2DConditionModel" if text else "UNet2DModel", config

@@ -1,0 +1,279 @@
+"""LoRA files and their kin (LoHa, LoKr, DoRA), in every spelling, to changes of a UNet's and a text encoder's layers.
+
+Loading is all or nothing: every name must fit a layer, every group of factors must be whole, every shape must be the layer's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latentgen.weights.adapters.deltas import Decomposed, Delta, Hadamard, Kronecker, LowRank, Shape
+from latentgen.weights.adapters.names import OTHER_MODELS, TEXT, UNET, Layers, Place
+from latentgen.weights.errors import WeightsError
+from latentgen.weights.safetensors_io import read_header, read_tensors
+
+LISTED = 10
+"""Names in an error."""
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+METADATA_KEY = "lora_adapter_metadata"
+"""Where diffusers and PEFT say ranks and alphas: in the header, as JSON."""
+
+MOST_PATTERNS = 4096
+"""Exceptions that a header may list: more than any of these networks has layers."""
+
+WHOLE = "LoRA has down and up, LoHa four of hada_w, LoKr lokr_w1 and lokr_w2, each whole or as _a and _b"
+
+Group = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class LoRA:
+    """What a file changes.
+
+    Attributes:
+        path: where it was read.
+        unet, text_encoder: changes by layer; of the text encoder without `text_model.`.
+    """
+
+    path: Path
+    unet: Mapping[str, Delta]
+    text_encoder: Mapping[str, Delta]
+
+    def misfits(self, unet: Mapping[str, Shape], text_encoder: Mapping[str, Shape]) -> list[str]:
+        """What keeps it from changing these layers: a line for each that is not there or of another shape."""
+        lines = []
+        for network, deltas, shapes in ((UNET, self.unet, unet), (TEXT, self.text_encoder, text_encoder)):
+            for layer, delta in deltas.items():
+                reason = delta.misfit(shapes[layer]) if layer in shapes else "there is no such layer"
+                if reason:
+                    lines.append(f"{network}.{layer}: {reason}")
+        return lines
+
+
+def read_lora(path: str | os.PathLike[str], *, unet: Mapping[str, Shape], text_encoder: Mapping[str, Shape]) -> LoRA:
+    """Read a LoRA, LoHa, LoKr or DoRA file in PEFT's, diffusers' or kohya's spelling.
+
+    Args:
+        path: a safetensors file.
+        unet, text_encoder: the shape of every weight that can be changed, by its layer; those of the text encoder without
+            `text_model.`.
+
+    Raises:
+        WeightsError: if the file cannot be read, or anything in it has no place in these networks; it lists up to ten names.
+    """
+    path = Path(path)
+    refuse_pickle(path)
+    tensors = read_tensors(path)
+    if not tensors:
+        raise WeightsError(f"{path} holds no tensors: it is no LoRA. Fetch the file again.")
+    groups = _grouped(path, tensors, Layers(unet, text_encoder), unet)
+    settings = _Settings.of(path)
+    deltas: dict[str, dict[str, Delta]] = {UNET: {}, TEXT: {}}
+    problems: list[str] = []
+    for (network, layer), group in groups.items():
+        try:
+            deltas[network][layer] = _delta(group, settings.alpha(network, layer, group))
+        except ValueError as error:
+            problems.append(f"{network}.{layer}: {error}")
+    if problems:
+        raise WeightsError(_message(path, "its factors are not whole or no numbers", problems, "Fetch the file again."))
+    lora = LoRA(path, deltas[UNET], deltas[TEXT])
+    if lines := lora.misfits(unet, text_encoder):
+        raise WeightsError(_message(path, "it does not fit this model", lines, _other_width(groups, unet)))
+    return lora
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise WeightsError for a name that pickles have, saying what to do."""
+    if path.suffix.lower() in PICKLES:
+        raise WeightsError(
+            f"{path} is a pickle by its name: opening one can run code, so it is not opened here. Convert it once with "
+            f"`latentgen convert {path.name} {path.stem}.safetensors`, which reads nothing but tensors, and load that."
+        )
+
+
+def _grouped(
+    path: Path, tensors: Mapping[str, Tensor], layers: Layers, unet: Mapping[str, Shape]
+) -> dict[tuple[str, str], Group]:
+    """The factors of each layer, by role."""
+    places: dict[str, Place | None] = {key: layers.place(key) for key in tensors}
+    if unknown := [key for key, place in places.items() if place is None]:
+        known = {(p.network, p.layer): {p.role: tensors[key]} for key, p in places.items() if p and p.role == "down"}
+        hint = next((why for starts, why in OTHER_MODELS.items() if any(k.startswith(starts) for k in unknown)), None)
+        lines = [f"{key} {tuple(tensors[key].shape)}" for key in unknown]
+        remedy = hint or _other_width(known, unet)
+        raise WeightsError(_message(path, "these names fit no layer of this model", lines, remedy))
+    groups: dict[tuple[str, str], Group] = {}
+    twice: list[str] = []
+    for key, place in places.items():
+        assert place is not None
+        group = groups.setdefault((place.network, place.layer), {})
+        if place.role in group:
+            twice.append(key)
+        group[place.role] = tensors[key]
+    if twice:
+        raise WeightsError(_message(path, "these are there twice, in two spellings", twice, "Fetch the file again."))
+    return groups
+
+
+def _delta(group: Group, alpha: float | None) -> Delta:
+    """The change that factors make.
+
+    Raises:
+        ValueError: if they are not those of one kind, all of them, or not finite numbers.
+    """
+    for role, tensor in group.items():
+        if role == "alpha":
+            continue
+        if not tensor.is_floating_point():
+            raise ValueError(f"{role} is {tensor.dtype}, and must be floating-point")
+        if tensor.numel() == 0:
+            raise ValueError(f"{role} is empty, {tuple(tensor.shape)}")
+        if not bool(torch.stack(tensor.float().aminmax()).isfinite().all()):  # NaN if any value is
+            raise ValueError(f"{role} has values that are not finite")
+    lengths = {"dora_scale", "magnitude"}
+    factors = {role: tensor for role, tensor in group.items() if role not in lengths | {"alpha"}}
+    delta = _of_kind(factors, alpha)
+    if delta is None:
+        raise ValueError(f"{', '.join(sorted(group))} are no whole change: {WHOLE}")
+    given = [role for role in group if role in lengths]
+    if not given:
+        return delta
+    if len(given) > 1:
+        raise ValueError("dora_scale and lora_magnitude_vector are both there")
+    magnitude = group[given[0]]
+    by_input = given[0] == "dora_scale" and magnitude.ndim > 1 and magnitude.shape[0] == 1 != magnitude.numel()
+    return Decomposed(delta, magnitude, by_input)
+
+
+def _of_kind(factors: Group, alpha: float | None) -> Delta | None:
+    names = frozenset(factors)
+    get = factors.get
+    if names - {"mid"} == {"down", "up"}:
+        return LowRank(factors["down"], factors["up"], alpha, get("mid"))
+    hadamard = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
+    if names - {"hada_t1", "hada_t2"} == hadamard and ("hada_t1" in names) == ("hada_t2" in names):
+        parts = {name.removeprefix("hada_"): factor for name, factor in factors.items()}
+        return Hadamard(**parts, alpha=alpha)
+    first = _pair_or_whole(factors, "lokr_w1")
+    second = _pair_or_whole(factors, "lokr_w2")
+    if first and second:
+        used = len(first) + len(second) + ("lokr_t2" in names)
+        if used == len(names) and ("lokr_t2" not in names or len(second) == 2):
+            return Kronecker(first, second, alpha, get("lokr_t2"))
+    return None
+
+
+def _pair_or_whole(factors: Group, name: str) -> tuple[Tensor, ...]:
+    """A matrix that a file has whole, or as two factors; empty if it has neither, or both."""
+    pair = tuple(factors[part] for part in (f"{name}_a", f"{name}_b") if part in factors)
+    whole = (factors[name],) if name in factors else ()
+    return whole if not pair else pair if len(pair) == 2 and not whole else ()
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What the header says of ranks and alphas, as PEFT's LoraConfig; by network."""
+
+    by_network: Mapping[str, Mapping[str, Any]]
+    path: Path
+
+    @classmethod
+    def of(cls, path: Path) -> _Settings:
+        text = read_header(path).metadata.get(METADATA_KEY)
+        if text is None:
+            return cls({}, path)
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise WeightsError(f"{path}: {METADATA_KEY} in its header is no JSON. Fetch the file again.") from error
+        if not isinstance(content, dict):
+            raise WeightsError(f"{path}: {METADATA_KEY} in its header is no table. Fetch the file again.")
+        tables: dict[str, dict[str, Any]] = {}
+        for network in (UNET, TEXT):
+            start = f"{network}."
+            tables[network] = {k.removeprefix(start): v for k, v in content.items() if k.startswith(start)}
+        return cls(tables, path)
+
+    def alpha(self, network: str, layer: str, group: Group) -> float | None:
+        """a of a layer, for which the change is a / r times the product: the layer's own tensor, or the header's.
+
+        Raises:
+            ValueError: if it is no finite number.
+            WeightsError: for patterns that cannot be followed.
+        """
+        if "alpha" in group:
+            return _number("alpha", group["alpha"].item() if group["alpha"].numel() == 1 else None)
+        table = self.by_network.get(network, {})
+        if "down" not in group or table.get("lora_alpha") is None:
+            return None
+        value = table["lora_alpha"]
+        patterns = table.get("alpha_pattern") or {}
+        if not isinstance(patterns, dict) or len(patterns) > MOST_PATTERNS:
+            raise WeightsError(f"{self.path}: alpha_pattern in its header is no table of layers. Fetch the file again.")
+        for pattern, own in patterns.items():
+            if _names(pattern, layer, self.path):
+                value = own
+                break
+        alpha = _number("lora_alpha", value)
+        return alpha * math.sqrt(group["down"].shape[0]) if table.get("use_rslora") is True else alpha
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
+        raise ValueError(f"{name} is {str(value)[:40]}, and must be one finite number")
+    return float(value)
+
+
+def _names(pattern: str, layer: str, path: Path) -> bool:
+    """Whether PEFT's pattern, a name or the end of one, means this layer.
+
+    PEFT takes it as a regular expression. One from a file could take forever, and those in use are plain names.
+
+    Raises:
+        WeightsError: for any other expression.
+    """
+    plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+    if not all(character.isalnum() or character in "._-" for character in plain):
+        raise WeightsError(
+            f"{path}: alpha_pattern in its header has {pattern[:60]!r}, which is no layer's name: only names are read."
+        )
+    whole = plain.removeprefix(".") if pattern.startswith("^") else plain
+    names = {layer, f"text_model.{layer}"}
+    return layer in names and any(
+        name == whole or (not pattern.startswith("^") and name.endswith(f".{whole}")) for name in names
+    )
+
+
+def _other_width(groups: Mapping[tuple[str, str], Group], unet: Mapping[str, Shape]) -> str:
+    """What to do about a file that does not fit: for another base model it is told by the width of the texts."""
+    for (network, layer), group in groups.items():
+        if network == UNET and layer.endswith("attn2.to_k") and layer in unet and "down" in group:
+            down, width = group["down"], unet[layer][1]
+            if down.ndim >= 2 and down.shape[1] != width:
+                theirs, ours = (f"{w}{_BY_WIDTH.get(w, '')}" for w in (down.shape[1], width))
+                return (
+                    f"It was made for a base model that attends to texts of width {theirs}, and this one attends to width "
+                    f"{ours}: load it on the model it was made for."
+                )
+    return "It was made for another model, or is damaged: load it on the model it was made for, or fetch it again."
+
+
+_BY_WIDTH = {768: " (Stable Diffusion 1)", 1024: " (Stable Diffusion 2)", 2048: " (Stable Diffusion XL)"}
+
+
+def _message(path: Path, what: str, lines: list[str], remedy: str) -> str:
+    more = [f"  ... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    listed = [f"  {line}" for line in lines[:LISTED]] + more
+    return "\n".join([f"{path} cannot be loaded: {what} ({len(lines)} of them). {remedy}", *listed])
