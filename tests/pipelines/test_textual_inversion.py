@@ -75,6 +75,18 @@ def test_unloading_gives_old_prompts_their_embeddings_back(pipe, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(pipe.text_encoder.state_dict().values(), tensors, strict=True))
 
 
+def test_a_tokenizer_that_was_called_before(pipe, tmp_path):
+    """Its calls leave padding and truncation set on it."""
+    path = embedding(tmp_path / "a.safetensors", shape=(2, 32))
+    pipe.tokenizer = copy.deepcopy(pipe.tokenizer)
+    pipe.load_textual_inversion(path)
+    expected = ids(pipe, "a <cat> b")
+    pipe.unload_textual_inversion()
+    pipe.tokenizer("a", padding="max_length", truncation=True, max_length=7)
+    pipe.load_textual_inversion(path)
+    assert ids(pipe, "a <cat> b") == expected
+
+
 def test_capitals_mean_the_same(pipe, tmp_path):
     pipe.load_textual_inversion(embedding(tmp_path / "a.safetensors", "<My-Cat>", shape=(3, 32)))
     assert ids(pipe, "a <MY-CAT> b") == ids(pipe, "a <my-cat> b") == ids(pipe, "a <My-Cat> b")

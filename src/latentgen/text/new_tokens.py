@@ -54,6 +54,8 @@ def with_tokens(tokenizer: CLIPTokenizer, vectors: Mapping[str, Tensor]) -> tupl
     for token in vectors:
         check_new_token(extended, token)
         extended.add_tokens([token])
+    extended.backend_tokenizer.no_truncation()  # a call of the tokenizer leaves its settings on it
+    extended.backend_tokenizer.no_padding()
     after = max(extended.get_vocab().values()) + 1
     runs: dict[int, list[int]] = {}
     for token, parts in vectors.items():
