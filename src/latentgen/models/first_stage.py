@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
@@ -13,6 +15,7 @@ from latentgen.models.config import check_depth, check_fields, per_level, read_c
 from latentgen.models.model import Model
 from latentgen.nn.autoencoder_blocks import Decoder, Encoder
 from latentgen.runtime.device import resolve_device, resolve_dtype
+from latentgen.weights.checksums import verifying_file
 from latentgen.weights.compvis.first_stage import first_stage_config, first_stage_table
 from latentgen.weights.compvis.single_file import read_first_stage, restore
 from latentgen.weights.errors import WeightsError
@@ -99,6 +102,7 @@ class FirstStage(Model[C]):
         scaling_factor: float | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        verify: bool | str = False,
     ) -> Self:
         """Load the autoencoder of a `.safetensors` file in the layout of CompVis and Stability: alone, or in a whole model.
 
@@ -107,13 +111,15 @@ class FirstStage(Model[C]):
             scaling_factor: of the latents. None is what a whole model's file says or its family has; for an autoencoder alone
                 0.18215 if it is of Stable Diffusion's form (KL, f = 8), else 1.
             device, dtype: as in `from_pretrained`.
+            verify: the file's SHA-256, or True for the one that is recorded beside it or by the Hub's cache.
 
         Raises:
             WeightsError: for a file that cannot be read, or holds no autoencoder of this class.
         """
         place = resolve_device(device)
         kind = resolve_dtype(dtype, place)
-        part = read_first_stage(path)
+        with verifying_file(Path(path), None if verify is True else verify) if verify else nullcontext():
+            part = read_first_stage(path)
         if part.network != cls.__name__:
             raise WeightsError(
                 f"{path} holds a {part.network}, not a {cls.__name__}: use {part.network}.from_single_file."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from latentgen.models.config import read_config, write_config
 from latentgen.runtime.device import one_dtype, resolve_device, resolve_dtype
+from latentgen.weights.checksums import recording, verifying
 from latentgen.weights.config_files import read_json, write_json
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.hub import resolve_model
@@ -73,6 +75,7 @@ class Model(nn.Module, Generic[C]):
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        verify: bool = False,
     ) -> Self:
         """Load the network from a folder that holds `config.json` and its weights, or from the Hugging Face Hub.
 
@@ -88,6 +91,7 @@ class Model(nn.Module, Generic[C]):
             cache_dir: where downloads are kept; None is the Hub's usual place.
             local_files_only: never touch the network.
             token: for models behind a login; None uses the one that `hf auth login` stored.
+            verify: hold the files to their recorded SHA-256, in SHA256SUMS here or in the model's folder, or by the Hub's cache.
 
         Raises:
             WeightsError: naming the file and what does not fit, a config that this network cannot follow included.
@@ -104,7 +108,9 @@ class Model(nn.Module, Generic[C]):
             local_files_only=local_files_only,
             token=token,
         )
-        return cls.from_folder(path / subfolder if subfolder else path, device=place, dtype=kind, variant=variant)
+        path = path / subfolder if subfolder else path
+        with verifying(path) if verify else nullcontext():
+            return cls.from_folder(path, device=place, dtype=kind, variant=variant)
 
     @classmethod
     def from_folder(
@@ -147,7 +153,7 @@ class Model(nn.Module, Generic[C]):
         variant: str | None = None,
         max_shard_size: int | str | None = "10GB",
     ) -> None:
-        """Write `config.json` and the weights, in the layout that `from_pretrained` and diffusers read.
+        """Write `config.json` and the weights, in the layout that `from_pretrained` and diffusers read, and SHA256SUMS of both.
 
         Args:
             folder: made if it is missing. Weights of another variant that it holds stay: they may be of another model then.
@@ -161,5 +167,6 @@ class Model(nn.Module, Generic[C]):
         max_shard_size = shard_limit(max_shard_size)
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", write_config(self.config, type(self).__name__))
-        save_tensors(path, self.stem, self.state_dict(), variant=variant, max_shard_size=max_shard_size)
+        with recording(path):
+            write_json(path / "config.json", write_config(self.config, type(self).__name__))
+            save_tensors(path, self.stem, self.state_dict(), variant=variant, max_shard_size=max_shard_size)

@@ -27,7 +27,7 @@ from latentgen.weights.compvis.single_file import SingleFile, interpret, restore
 from latentgen.weights.config_files import read_json
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.pickles import ENDINGS, read_pickle
-from latentgen.weights.safetensors_io import open_tensors, read_header, write_tensors
+from latentgen.weights.safetensors_io import open_with_metadata, write_tensors
 from latentgen.weights.stored import StoredTensor
 
 CPU = torch.device("cpu")
@@ -131,7 +131,7 @@ def _open(path: Path) -> tuple[Mapping[str, StoredTensor], Mapping[str, str]]:
     """A file's tensors and metadata, of a pickle too."""
     if path.suffix in ENDINGS:
         return {name: StoredTensor.of(tensor) for name, tensor in read_pickle(path).items()}, {}
-    return open_tensors(path), read_header(path).metadata
+    return open_with_metadata(path)
 
 
 def _read_folder(folder: Path, dtype: torch.dtype | None, variant: str | None) -> Any:

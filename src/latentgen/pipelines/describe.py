@@ -18,6 +18,7 @@ from latentgen.pipelines.single_file import NETWORKS, make_network
 from latentgen.schedulers import SCHEDULERS
 from latentgen.schedulers.scheduler import CONFIG_NAME
 from latentgen.text.clip import CLASS_NAME, load_clip_text_encoder
+from latentgen.weights.checksums import recorded_sum
 from latentgen.weights.compvis.recognise import UNET, what_it_is
 from latentgen.weights.compvis.single_file import Part, read_first_stage, read_single_file
 from latentgen.weights.config_files import component_path, read_json
@@ -92,7 +93,7 @@ def _describe_file(path: Path, sha256: bool) -> Description:
         header = read_header(path)
     except WeightsError as error:
         return Description(path=str(path), what="a file that cannot be read", size=size, problems=(str(error),))
-    digest = file.sha256() if sha256 else None
+    digest = file.sha256() if sha256 else recorded_sum(path)
     facts: dict[str, Any] = {"path": str(path), "size": size, "sha256": digest, "metadata": dict(header.metadata)}
     names = header.entries
     if any(name.startswith(UNET) for name in names):

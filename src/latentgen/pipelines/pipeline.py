@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -18,6 +19,7 @@ from latentgen.pipelines.single_file import load_single_file, save_single_file
 from latentgen.pipelines.solver import warn_of_clipping
 from latentgen.runtime.device import one_dtype, resolve_device, resolve_dtype, warn_of_slow_dtype
 from latentgen.schedulers.config import OF_LATENTS
+from latentgen.weights.checksums import recording, verifying, verifying_file, write_sum
 from latentgen.weights.compvis.single_file import SingleFile, read_single_file
 from latentgen.weights.hub import resolve_model
 from latentgen.weights.sharding import shard_limit
@@ -133,6 +135,7 @@ class Pipeline:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        verify: bool = False,
         **components: Any,
     ) -> Self:
         """Load a model folder.
@@ -148,6 +151,8 @@ class Pipeline:
             cache_dir: where downloads are kept; None is the Hub's usual place.
             local_files_only: never touch the network.
             token: for models behind a login; True uses the one that `hf auth login` stored.
+            verify: hold every file that is read to the SHA-256 that was recorded of it: in the folder's SHA256SUMS, which
+                `save_pretrained` writes, or by the Hub's cache. A file without a record is an error.
             components: by the names in `component_kinds`, used instead of the folder's own. A network is moved to `device`,
                 as by its `.to(device)`, and keeps its dtype. Code for other
                 libraries may say what is so in any case: `use_safetensors=True`, and None (or False) for `safety_checker`,
@@ -169,7 +174,8 @@ class Pipeline:
             local_files_only=local_files_only,
             token=token,
         )
-        return cls.from_folder(folder, device=place, dtype=kind, variant=variant, **given)
+        with verifying(folder) if verify else nullcontext():
+            return cls.from_folder(folder, device=place, dtype=kind, variant=variant, **given)
 
     @classmethod
     def from_folder(
@@ -207,6 +213,7 @@ class Pipeline:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         torch_dtype: str | torch.dtype | None = None,
+        verify: bool | str = False,
         **components: Any,
     ) -> Self:
         """Load a model from one `.safetensors` file, as Stable Diffusion 1 and 2 and LDM's models are published in. Nothing is
@@ -221,6 +228,8 @@ class Pipeline:
             tokenizer: one of transformers, or a folder that holds one; None looks into a folder "tokenizer" beside the file,
                 and into the Hub's cache.
             device, dtype, torch_dtype: as in `from_pretrained`.
+            verify: hold the file to its SHA-256: this one, or for True the one that is recorded in `<file>.sha256` beside it or
+                by the Hub's cache. Without a record it is an error.
             components: as in `from_pretrained`, instead of the file's own.
 
         Raises:
@@ -231,7 +240,8 @@ class Pipeline:
         """
         place = resolve_device(device)
         kind = resolve_dtype(one_dtype(dtype, torch_dtype), place)
-        found = read_single_file(path, family=family, prediction_type=prediction_type, weights=weights)
+        with verifying_file(Path(path), None if verify is True else verify) if verify else nullcontext():
+            found = read_single_file(path, family=family, prediction_type=prediction_type, weights=weights)
         return cls.from_parts(found, path, device=place, dtype=kind, tokenizer=tokenizer, **components)
 
     @classmethod
@@ -265,7 +275,12 @@ class Pipeline:
         return pipe
 
     def save_single_file(
-        self, path: str | os.PathLike[str], *, family: str | None = None, metadata: Mapping[str, str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        family: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        checksum: bool = False,
     ) -> None:
         """Write all weights into one `.safetensors` file, in the layout that `from_single_file` and other programs read. Such a
         file holds no tokenizer, no size to draw in, and no solver's choices.
@@ -274,12 +289,15 @@ class Pipeline:
             path: ends in ".safetensors".
             family: as in `from_single_file`, for a model whose widths are not the published ones.
             metadata: further texts for the file's header, beside what it is (ModelSpec).
+            checksum: write its SHA-256 beside it, into `<file>.sha256`.
 
         Raises:
             ValueError: for a model that would be read back as another one; nothing is written then.
             OSError: if the file cannot be written.
         """
         save_single_file(self.components, self._folder_class, Path(path), family=family, metadata=metadata or {})
+        if checksum:
+            write_sum(Path(path))
 
     @classmethod
     def _given(cls, components: dict[str, Any]) -> dict[str, Any]:
@@ -336,7 +354,7 @@ class Pipeline:
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, variant: str | None = None, max_shard_size: int | str | None = "10GB"
     ) -> None:
-        """Write the pipeline as a model folder that `from_pretrained`, and diffusers, load.
+        """Write the pipeline as a model folder that `from_pretrained`, and diffusers, load, with SHA256SUMS of its files.
 
         Args:
             folder: made if it is missing. Weights of another variant that it holds stay: they may be of another model then.
@@ -350,4 +368,5 @@ class Pipeline:
         limit = shard_limit(max_shard_size)
         names = self.folder_names.get(self._folder_class, {})
         named = {names.get(name, name): component for name, component in self.components.items()}
-        save_components(folder, self._folder_class, named, variant=variant, max_shard_size=limit)
+        with recording(Path(folder)):
+            save_components(folder, self._folder_class, named, variant=variant, max_shard_size=limit)

@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentgen.weights.config_files import read_json, read_text, write_json, write_text
+from latentgen.weights.atomic import write_text
+from latentgen.weights.config_files import read_json, read_text, write_json
 from latentgen.weights.errors import WeightsError
 
 if TYPE_CHECKING:

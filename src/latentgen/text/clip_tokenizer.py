@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentgen.weights.config_files import read_json, read_text, write_json, write_text
+from latentgen.weights.atomic import write_text
+from latentgen.weights.config_files import read_json, read_text, write_json
 from latentgen.weights.errors import WeightsError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latentgen.training.config import RunConfig
-from latentgen.weights.config_files import write_text
+from latentgen.weights.atomic import write_text
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -7,7 +7,11 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+
+written: ContextVar[list[Path] | None] = ContextVar("written", default=None)
+"""Where the files that are written are noted: see `checksums.recording`."""
 
 
 @contextmanager
@@ -17,7 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
     A process that is killed leaves the old file, and a block that raises leaves nothing new. The folder is made if it
     is missing. The file gets the permissions that the umask allows. A link stays a link: the file that it leads to is replaced.
     """
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    given, path = path, Path(os.path.realpath(path)) if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = _beside(path)
     fresh.touch(exist_ok=False)
@@ -30,6 +34,15 @@ def replacing(path: Path) -> Iterator[Path]:
         fresh.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+    paths = written.get()
+    if paths is not None:
+        paths.append(given)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 in one step."""
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8", newline="\n")
 
 
 def check_writable(path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from latentgen.weights.atomic import replacing
+from latentgen.weights.atomic import write_text
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.regular_file import RegularFile
 
@@ -60,12 +60,6 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
     """Write a JSON file in one step, keys in the order given; its folder is made if it is missing."""
     text = json.dumps(dict(content), indent=2, ensure_ascii=False) + "\n"
     write_text(Path(path), text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8 in one step."""
-    with replacing(path) as fresh:
-        fresh.write_text(text, encoding="utf-8", newline="\n")
 
 
 def component_path(root: str | os.PathLike[str], *names: str) -> Path:

@@ -27,34 +27,30 @@ from latentgen.weights.stored import StoredTensor
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def read_tensors(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict[str, Tensor]:
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read every tensor of a file, in the file's dtypes, on the CPU, into memory of its own.
 
-    Args:
-        path: of the file.
-        sha256: what the whole file's SHA-256 must be, in hexadecimal; None does not ask.
-
     Raises:
-        WeightsError: if the file is missing, no ordinary file, empty, cut short, no safetensors file, not the one with this
-            SHA-256, or changes while it is read.
+        WeightsError: if the file is missing, no ordinary file, empty, cut short, no safetensors file, or changes while it is
+            read.
     """
-    return {name: stored.fetch() for name, stored in open_tensors(path, sha256=sha256).items()}
+    return {name: stored.fetch() for name, stored in open_tensors(path).items()}
 
 
-def open_tensors(path: str | os.PathLike[str], *, sha256: str | None = None) -> dict[str, StoredTensor]:
+def open_tensors(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
     """The tensors of a file, each read when it is fetched; the file stays open as long as one of them is kept.
 
     Raises:
         WeightsError: as `read_tensors`; fetching raises it too.
     """
+    return open_with_metadata(path)[0]
+
+
+def open_with_metadata(path: str | os.PathLike[str]) -> tuple[dict[str, StoredTensor], Mapping[str, str]]:
+    """`open_tensors`, and the texts in the file's header."""
     file = RegularFile(path)
     header = _header(file)
-    if sha256 is not None and (found := file.sha256()) != sha256.lower():
-        raise WeightsError(
-            f"{path} is not the file that was recorded: its SHA-256 is {found}, and {sha256.lower()} was recorded. It is "
-            "damaged or was altered: fetch it again."
-        )
-    return {name: _stored(file, entry) for name, entry in header.entries.items()}
+    return {name: _stored(file, entry) for name, entry in header.entries.items()}, header.metadata
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

@@ -40,7 +40,7 @@ from latentgen.weights.compvis.recognise import (
 from latentgen.weights.compvis.table import Table
 from latentgen.weights.compvis.unet import unet_config, unet_table
 from latentgen.weights.errors import WeightsError
-from latentgen.weights.safetensors_io import open_tensors, read_header
+from latentgen.weights.safetensors_io import open_tensors, open_with_metadata
 from latentgen.weights.stored import StoredTensor
 
 ALONE = (FIRST_STAGE, "vae.", "")  # prefixes of an autoencoder's file
@@ -107,7 +107,6 @@ def read_single_file(
     family: str | None = None,
     prediction_type: str | None = None,
     weights: str | None = None,
-    sha256: str | None = None,
 ) -> SingleFile:
     """Say what a file of a whole model holds, and give its tensors names of the folder layout; they are read when fetched.
 
@@ -116,7 +115,6 @@ def read_single_file(
         family: a key of `FAMILIES`, for a file that is of one but has other widths; None recognises it.
         prediction_type: "epsilon" or "v_prediction", where the file cannot tell.
         weights: "ema" for the moving average, "train" for the weights that were trained; None takes the average if it is there.
-        sha256: what the whole file's SHA-256 must be, in hexadecimal; None does not ask.
 
     Raises:
         WeightsError: for a file that cannot be read, is of no known family, or holds a tensor that is of no component; it says
@@ -130,18 +128,16 @@ def read_single_file(
     family = None if family is None else SAME_AS.get(family, family)
     if family is not None and family not in FAMILIES:
         raise ValueError(f"family={family!r} is unknown; it must be one of {', '.join([*FAMILIES, *SAME_AS])}.")
-    tensors = open_tensors(path, sha256=sha256)
+    tensors, metadata = open_with_metadata(path)
     try:
-        return interpret(
-            tensors, read_header(path).metadata, family=family, prediction_type=prediction_type, weights=weights
-        )
+        return interpret(tensors, metadata, family=family, prediction_type=prediction_type, weights=weights)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
 
 
-def read_first_stage(path: str | os.PathLike[str], *, sha256: str | None = None) -> Part:
+def read_first_stage(path: str | os.PathLike[str]) -> Part:
     """The autoencoder in a file: of a whole model, or alone; raises as `read_single_file`."""
-    tensors = open_tensors(path, sha256=sha256)
+    tensors = open_tensors(path)
     try:
         prefix = next((prefix for prefix in ALONE if prefix + FIRST_STAGE_MARK in tensors), None)
         if prefix is None:
