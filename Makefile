@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench fuzz clean
 .DELETE_ON_ERROR:
 
 # TORCH_INDEX is an index that pip asks for torch beside those it is configured with; TORCH_INDEX= is none. Unless it is
@@ -54,6 +54,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.test
 	$(RUN) benchmarks/run.py
+	$(RUN) docs/figures.py
+
+fuzz: $(VENV)/.test
+	$(RUN) fuzz/run.py
 	$(RUN) docs/figures.py
 
 clean:

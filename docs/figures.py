@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parent
-PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [DOCS.parent / "README.md", DOCS.parent / "SECURITY.md", *sorted(DOCS.glob("*.md"))]
 
 
 def read(name: str) -> Any:
@@ -149,6 +149,26 @@ def benchmark(name: str) -> str:
     return Report.from_json((DOCS / name).read_text(encoding="utf-8")).to_markdown().rstrip()
 
 
+def fuzz() -> str:
+    """What hostile files were tried, and what became of it."""
+    if not (DOCS / "fuzz.json").exists():
+        return "Not measured yet."
+    lines = ["| tried | how many | must not happen | happened |", "| --- | ---: | --- | ---: |"]
+    for row in read("fuzz.json").values():
+        wrong = [what for what in row["must_be_zero"] if row[what]]
+        happened = ", ".join(f"{what.replace('_', ' ')} {row[what]}" for what in wrong) or "0"
+        listed = ", ".join(what.replace("_", " ") for what in row["must_be_zero"])
+        lines.append(f"| {row['what']} | {row['cases']} | {listed} | {happened} |")
+    bombs = read("fuzz.json")["bombs"]
+    malformed = read("fuzz.json")["malformed"]
+    lines += [
+        "",
+        f"The slowest refusal of a malformed file took {malformed['slowest_ms'] / 1000:.2f} s (limit 2 s), that of a bomb "
+        f"{bombs['slowest_ms'] / 1000:.2f} s (limit 0.2 s) and {bombs['largest_kb'] / 1024:.0f} MiB (limit 64 MiB).",
+    ]
+    return "\n".join(lines)
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "bundled": bundled,
     "checker": checker,
@@ -157,6 +177,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "superres": superres,
     "large": large,
     "classes": classes,
+    "fuzz": fuzz,
     "summary": summary,
     "benchmark_cpu": lambda: benchmark("benchmarks.json"),
     "benchmark_tasks": lambda: benchmark("benchmarks-tasks.json"),

@@ -88,7 +88,7 @@ def component_path(root: str | os.PathLike[str], *names: str) -> Path:
                 "this model unless you trust where it comes from."
             )
     path = Path(root, *names)
-    if path.is_dir() and not path.resolve().is_relative_to(Path(root).resolve()):
+    if os.path.isdir(path) and not path.resolve().is_relative_to(Path(root).resolve()):
         raise WeightsError(
             f"{path} is a link that leads out of {root}, to {path.resolve()}: a model's files must lie in its own folder. "
             "Copy the folder to its place, if you trust it."

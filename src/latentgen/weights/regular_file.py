@@ -54,12 +54,12 @@ class RegularFile:
             self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
             found = os.fstat(self._handle)
         except FileNotFoundError as error:
-            reason = "is a link to a file that does not exist" if self.path.is_symlink() else "does not exist"
+            reason = "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
             raise WeightsError(f"{path} {reason}: check the name, or fetch the file again.") from error
         except ValueError as error:
             raise WeightsError(f"{str(path)!r} is not the name of a file ({error}).") from error
         except OSError as error:
-            if self.path.is_dir():
+            if os.path.isdir(path):
                 raise _no_file(path, "folder") from error
             told = "a link that leads to itself" if error.errno == errno.ELOOP else error.strerror
             raise WeightsError(f"{path} cannot be opened ({told}): check its permissions.") from error

@@ -17,11 +17,11 @@ import torch
 MAX_HEADER = 8 * 2**20
 """Bytes; published models have up to 1 MB, adapters with a record of their training up to a few."""
 
-MAX_TENSORS = 32_768
+MAX_TENSORS = 16_384
 MAX_DIMENSIONS = 16
 MAX_BRACKETS = 200_000  # with those inside metadata's texts; each list costs memory before it can be looked at
 MAX_QUOTES = 1_000_000
-MAX_NUMBERS = MAX_TENSORS * (MAX_DIMENSIONS + 2)
+MAX_NUMBERS = MAX_TENSORS * 8  # two offsets each, and of dimensions few have more than 4
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,

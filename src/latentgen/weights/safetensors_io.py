@@ -120,6 +120,8 @@ def write_tensors(
 def _bytes(given: Tensor | StoredTensor) -> memoryview:
     tensor = given.fetch() if isinstance(given, StoredTensor) else given
     flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # a single number counts as contiguous at any stride
+        flat = flat.new_empty(flat.shape).copy_(flat)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
