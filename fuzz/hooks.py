@@ -107,7 +107,7 @@ def bent(r: random.Random, content: dict[str, Any], file: str) -> tuple[dict[str
     changed = dict(content)
     if file == "model_index.json" and r.random() < 0.7:
         component = r.choice([*content, "extra"])
-        entry: Any = [r.choice(MODULES), r.choice(CLASSES)]
+        entry: Any = [r.choice([EVIL, r.choice(MODULES)]), r.choice(["Evil", r.choice(CLASSES)])]
         if r.random() < 0.2:
             entry = r.choice([EVIL, [EVIL], [EVIL, "Evil", "more"], {"a": EVIL}, [[EVIL], "Evil"], True])
         changed[component] = entry
@@ -124,7 +124,7 @@ def run(count: int, seed: int, folder: Path) -> dict[str, Any]:
     known = set(sys.modules)
     for number in range(count):
         copy = shutil.copytree(model, folder / "copy")
-        file = r.choice(FILES)
+        file = r.choice([FILES[0], r.choice(FILES)])
         path = copy / file
         content, what = bent(r, json.loads(path.read_text()), file)
         path.write_text(json.dumps(content))

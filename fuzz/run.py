@@ -99,7 +99,10 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[row.module for row in ROWS], help="these rows alone")
     parser.add_argument("--seed", type=int, default=0, help="other cases")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="where the figures go (default: docs/fuzz.json for a whole run)"
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="where the figures go; those of other rows stay (default: docs/fuzz.json)",
     )
     options = parser.parse_args()
     rows = [row for row in ROWS if not options.only or row.module in options.only]
@@ -113,10 +116,11 @@ def main() -> int:
         for what in wrong:
             print("\n".join(f"    {what}: {case}" for case in found["examples"].get(what, [])), flush=True)
         result[row.module] = {**found, "must_be_zero": zeros(row)}
-    whole = not options.quick and not options.only
-    target = options.json or (ROOT / "docs" / "fuzz.json" if whole else None)
+    target = options.json or (None if options.quick else ROOT / "docs" / "fuzz.json")
     if target:
-        target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        kept = json.loads(target.read_text(encoding="utf-8")) if options.only and target.is_file() else {}
+        ordered = {row.module: (kept | result)[row.module] for row in ROWS if row.module in kept | result}
+        target.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
     return 1 if bad else 0
 
 
