@@ -21,13 +21,18 @@ def check_same(old: Report, machine: dict[str, Any], settings: dict[str, Any]) -
     """See to it that what is about to be measured may stand beside `old`.
 
     Raises:
-        ValueError: if the machine, a version or a size is another; it names them.
+        ValueError: if the machine, a version or a size is another; it names them. Sizes that `old` does not know are of parts
+            that came later.
     """
-    pairs = ((old.machine, machine), (old.settings, settings))
+    machines, settings_of_both = (
+        tuple(json.loads(json.dumps(side)) for side in pair)
+        for pair in ((old.machine, machine), (old.settings, settings))
+    )
+    beyond = settings_of_both[1].keys() - settings_of_both[0].keys()  # of parts that came later: `old` has none of them
     differences = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
-        for before, now in (tuple(json.loads(json.dumps(side)) for side in pair) for pair in pairs)
-        for key in sorted({*before, *now} - set(OF_A_RUN))
+        for (before, now), unasked in ((machines, set()), (settings_of_both, beyond | set(OF_A_RUN)))
+        for key in sorted({*before, *now} - unasked)
         if before.get(key) != now.get(key)
     ]
     if differences:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latentgen.weights.allocation import allocate
 from latentgen.weights.atomic import replacing
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.regular_file import RegularFile
@@ -127,7 +128,7 @@ def _bytes(given: Tensor | StoredTensor) -> memoryview:
 
 def _stored(file: RegularFile, entry: Entry) -> StoredTensor:
     def fetch() -> Tensor:
-        tensor = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
+        tensor = allocate(entry.shape, entry.dtype)
         if tensor.numel():
             file.read_into(tensor.reshape(-1).view(torch.uint8).numpy().data, entry.start)
         return tensor

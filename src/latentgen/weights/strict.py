@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
+from latentgen.weights.allocation import allocate
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.stored import StoredTensor
 
@@ -73,7 +74,7 @@ def fill(
         given = (tensors[name].like if device.type == "meta" else tensors[name].fetch()).detach()
         if not expected[name].is_floating_point():
             return given.to(device=device, dtype=expected[name].dtype), 0.0
-        cast = given if dtype is None else given.to(dtype)
+        cast = given if dtype in (None, given.dtype) else _cast(given, dtype, device)
         return cast.to(device), math.nan if cast.is_meta else _largest(cast)
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -85,6 +86,13 @@ def fill(
         for name, buffer in child.named_buffers(recurse=False):
             child._buffers[name] = buffer.to(device)  # those outside the file; their dtype is the builder's choice
     module.requires_grad_(False).eval()
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor in another dtype, in memory that is quick to get where it stays."""
+    if tensor.is_meta or device.type != "cpu":
+        return tensor.to(dtype)
+    return allocate(tensor.shape, dtype).copy_(tensor)
 
 
 def _largest(tensor: Tensor) -> float:
