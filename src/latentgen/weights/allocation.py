@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 
@@ -25,10 +26,8 @@ def allocate(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:
     region = mmap.mmap(-1, size + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     whole = torch.frombuffer(region, dtype=torch.uint8)
     begin = -whole.data_ptr() % LARGE_PAGE
-    try:
-        region.madvise(
-            advice, begin, size // LARGE_PAGE * LARGE_PAGE
-        )  # the rest stays in small ones: nothing is wasted
-    except OSError:  # a system without them
-        pass
+    with contextlib.suppress(
+        OSError
+    ):  # a system without them; what is left over stays in small ones, so nothing is wasted
+        region.madvise(advice, begin, size // LARGE_PAGE * LARGE_PAGE)
     return torch.frombuffer(region, dtype=dtype, count=math.prod(shape), offset=begin).reshape(shape)
