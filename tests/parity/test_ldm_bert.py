@@ -40,7 +40,7 @@ def test_a_sequence_that_is_too_long_is_named():
 def test_a_saved_folder_is_read_by_diffusers(theirs, tmp_path):
     theirs.save_pretrained(tmp_path / "theirs")
     LDMBertModel.from_pretrained(tmp_path / "theirs", device="cpu", dtype="float32").save_pretrained(tmp_path / "ours")
-    assert sorted(p.name for p in (tmp_path / "ours").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "ours").iterdir()) == ["SHA256SUMS", "config.json", "model.safetensors"]
     again = TheirModel.from_pretrained(tmp_path / "ours")
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in theirs.state_dict().items())
 
