@@ -95,7 +95,8 @@ def test_a_known_key_that_asks_for_more_is_named(unet_folder, key, value):
      ("cross_attention_dim", None), ("in_channels", -4), ("sample_size", 1.5), ("transformer_layers_per_block", [1, 1, 2]),
      ("use_linear_projection", "yes"), ("norm_eps", "small"), ("norm_eps", float("inf")), ("down_block_types", "DownBlock2D"),
      ("only_cross_attention", 1), ("layers_per_block", True), ("in_channels", 10**9), ("sample_size", [8]),
-     ("sample_size", [8, 8, 8]), ("sample_size", [8, 0]), ("norm_eps", -1e-5), ("norm_eps", 0)],
+     ("sample_size", [8, 8, 8]), ("sample_size", [8, 0]), ("norm_eps", -1e-5), ("norm_eps", 0),
+     pytest.param("norm_eps", 10**400, id="norm_eps-huge")],
 )  # fmt: skip
 def test_a_value_of_a_wrong_kind_is_named(unet_folder, key, value):
     edit(unet_folder, **{key: value})

@@ -252,6 +252,7 @@ def test_files_of_related_solvers() -> None:
         ("set_alpha_to_one", "no"),
         ("clip_sample", 0),
         ("clip_sample_range", 0.0),
+        pytest.param("clip_sample_range", 10**400, id="clip_sample_range-huge"),
         ("eta", 1.5),
         ("eta", -0.1),
         ("variance_type", "learned"),

@@ -166,6 +166,8 @@ def test_settings_that_could_run_or_fetch_something_have_no_effect(folder):
         ({"hidden_act": "evil"}, "hidden_act='evil' is unknown"),
         ({"hidden_act": 3}, "hidden_act=3 is not a str"),
         ({"layer_norm_eps": "x"}, "layer_norm_eps='x' is not a float"),
+        ({"layer_norm_eps": 10**400}, "layer_norm_eps=10+ is not a finite number"),
+        ({"attention_dropout": float("nan")}, "attention_dropout=nan is not a finite number"),
         ({"architectures": ["CLIPTextModelWithProjection"]}, "only CLIPTextModel"),
         ({"architectures": ["Evil"]}, "only CLIPTextModel"),
         ({"model_type": "clip"}, "of type 'clip'"),

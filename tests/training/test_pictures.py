@@ -58,6 +58,9 @@ def test_metadata_with_a_byte_order_mark_and_empty_lines(pictures):
         (b'{"file_name": "../pictures/000.png"}', "leaves the folder"),
         (b'{"file_name": "/etc/hostname"}', "leaves the folder"),
         (b'{"file_name": "a\\u0000.png"}', "leaves the folder"),
+        (b'{"file_name": "C:000.png"}', "leaves the folder"),
+        (b'{"file_name": "a\\\\..\\\\..\\\\000.png"}', "leaves the folder"),
+        (b'{"file_name": "\\\\\\\\server\\\\share\\\\000.png"}', "leaves the folder"),
         (b'{"file_name": "000.png", "text": "a \\ud83d cat"}', r"line 2: \\ud83d is half of a character"),
         (b'{"file_name": "\\udc00.png"}', r"line 2: \\udc00 is half of a character"),
     ],
@@ -67,6 +70,26 @@ def test_bad_lines_are_named(pictures, line, message):
     with pytest.raises(ValueError, match=message) as error:
         read_folder(pictures)
     assert "metadata.jsonl" in str(error.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes")
+def test_links_and_pipes_among_pictures(pictures, tmp_path):
+    """A link to a picture is how pictures are shared; a folder that is a link leads anywhere."""
+    other, metadata = tmp_path / "other", pictures / "metadata.jsonl"
+    other.mkdir()
+    (pictures / "000.png").rename(other / "000.png")
+    (pictures / "000.png").symlink_to(other / "000.png")
+    (pictures / "away").symlink_to(other)
+    (pictures / "here").symlink_to(pictures)
+    metadata.write_text('{"file_name": "000.png"}\n{"file_name": "here/000.png"}\n')
+    assert len(read_folder(pictures)) == 2
+    metadata.write_text('{"file_name": "away/000.png"}\n')
+    with pytest.raises(ValueError, match=r"line 1: 'away/000\.png' lies in a link that leads out of the folder"):
+        read_folder(pictures)
+    metadata.unlink()
+    os.mkfifo(metadata)
+    with pytest.raises(ValueError, match=r"metadata\.jsonl is no file"):
+        read_folder(pictures)
 
 
 def test_no_folder_and_no_pictures(tmp_path):

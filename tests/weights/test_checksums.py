@@ -5,12 +5,13 @@ import os
 import random
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny_sd import make_model_folder
 
-from latentgen import AutoencoderKL, Text2ImagePipeline
+from latentgen import AutoencoderKL, DDIMScheduler, Text2ImagePipeline
 from latentgen.weights import WeightsError
 from latentgen.weights.checksums import SUMS, read_sums
 
@@ -32,6 +33,11 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def copy(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "copy")
+
+
+def git_sum(path):
+    content = path.read_bytes()
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
 
 
 def files(folder):
@@ -126,8 +132,9 @@ def test_a_single_file(tmp_path):
     AutoencoderKL.from_single_file(path, verify=sha(path).upper(), **HOW)
     with pytest.raises(WeightsError, match=f"is not the file that was recorded: its SHA-256 is {sha(path)}, and 0000"):
         AutoencoderKL.from_single_file(path, verify="0" * 64, **HOW)
-    with pytest.raises(ValueError, match="verify='abc' is no SHA-256"):
-        AutoencoderKL.from_single_file(path, verify="abc", **HOW)
+    for nothing in ("abc", "", None):
+        with pytest.raises(ValueError, match=f"verify={nothing!r} is no SHA-256"):
+            AutoencoderKL.from_single_file(path, verify=nothing, **HOW)
     (tmp_path / "vae.safetensors.sha256").write_text(f"{sha(path)}  vae.safetensors\n")
     AutoencoderKL.from_single_file(path, verify=True, **HOW)
     (tmp_path / "vae.safetensors.sha256").write_text(f"{sha(path)}  other.safetensors\n")
@@ -135,18 +142,104 @@ def test_a_single_file(tmp_path):
         AutoencoderKL.from_single_file(path, verify=True, **HOW)
 
 
+def the_same_record(folder):
+    assert read_sums(folder / SUMS) == {name: sha(path) for name, path in files(folder).items() if name != SUMS}
+    assert [*folder.rglob(SUMS)] == [folder / SUMS]
+
+
+def test_a_component_that_is_saved_alone_goes_into_its_models_record(copy):
+    pipe = Text2ImagePipeline.from_pretrained(copy, **HOW)
+    with torch.no_grad():
+        next(pipe.vae.parameters()).add_(1)
+    pipe.vae.save_pretrained(copy / "vae")
+    replace(pipe.scheduler, steps_offset=0).save_pretrained(copy / "scheduler")
+    the_same_record(copy)
+    Text2ImagePipeline.from_pretrained(copy, verify=True, **HOW)
+    AutoencoderKL.from_pretrained(copy / "vae", verify=True, **HOW)
+
+
+def test_a_model_that_is_saved_around_a_component_has_one_record(saved, tmp_path):
+    pipe = Text2ImagePipeline.from_pretrained(saved, **HOW)
+    pipe.vae.save_pretrained(tmp_path / "vae")
+    with torch.no_grad():
+        next(pipe.vae.parameters()).add_(1)
+    pipe.save_pretrained(tmp_path)
+    the_same_record(tmp_path)
+    AutoencoderKL.from_pretrained(tmp_path / "vae", verify=True, **HOW)
+
+
+def test_a_scheduler_alone_begins_no_record(tmp_path):
+    DDIMScheduler().save_pretrained(tmp_path)
+    assert [*files(tmp_path)] == ["scheduler_config.json"]
+
+
+def test_a_save_that_is_broken_off_leaves_no_sum_of_what_it_wrote(copy, monkeypatch):
+    pipe = Text2ImagePipeline.from_pretrained(copy, **HOW)
+    with torch.no_grad():
+        next(pipe.vae.parameters()).add_(1)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(pipe.unet), "save_pretrained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipe.save_pretrained(copy)
+    sums = read_sums(copy / SUMS)
+    assert "unet/config.json" in sums
+    assert all(value == sha(copy / name) for name, value in sums.items())
+
+
+def test_a_record_that_cannot_be_read_stops_a_save_before_anything_is_written(copy):
+    pipe = Text2ImagePipeline.from_pretrained(copy, **HOW)
+    (copy / SUMS).write_text("nonsense")
+    before = {name: path.stat().st_mtime_ns for name, path in files(copy).items()}
+    with pytest.raises(
+        WeightsError, match=r"line 1: 'nonsense' is not a sum and a name.*Write the file anew, or remove it"
+    ):
+        pipe.save_pretrained(copy)
+    assert {name: path.stat().st_mtime_ns for name, path in files(copy).items()} == before
+
+
+def test_nonsense_beside_a_folder_is_not_the_folders(tmp_path):
+    (tmp_path / SUMS).write_text("SHA256 (other.iso) = abc")
+    AutoencoderKL.from_config({"block_out_channels": [32]}).save_pretrained(tmp_path / "vae")
+    AutoencoderKL.from_pretrained(tmp_path / "vae", verify=True, **HOW)
+
+
+@pytest.mark.parametrize("name", ["tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json"])
+def test_settings_that_are_gone(copy, name):
+    (copy / name).unlink()
+    Text2ImagePipeline.from_pretrained(copy, **HOW)  # means something else, and is no error by itself
+    with pytest.raises(WeightsError, match=rf"{name} is recorded in SHA256SUMS and is not there"):
+        Text2ImagePipeline.from_pretrained(copy, verify=True, **HOW)
+
+
+def test_weights_that_are_not_wanted_may_be_gone(copy):
+    pipe = Text2ImagePipeline.from_pretrained(copy, **HOW)
+    pipe.save_pretrained(copy, variant="half", max_shard_size="50KB")
+    for path in [path for name, path in files(copy).items() if "half" in name]:
+        path.unlink()
+    Text2ImagePipeline.from_pretrained(copy, verify=True, **HOW)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="symbolic links")
-def test_the_hubs_cache_keeps_large_files_under_their_sums(copy, tmp_path):
-    """Settings are kept under other numbers there: only weights are held to anything."""
+def test_the_hubs_cache_keeps_files_under_their_sums(copy, tmp_path):
+    """Large files under their SHA-256, small ones under Git's SHA-1 of length and content."""
     (copy / SUMS).unlink()
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / ("0" * 40)
     blobs.mkdir()
     for name, path in files(copy).items():
-        target = blobs / (sha(path) if name.endswith(".safetensors") else hashlib.sha1(path.read_bytes()).hexdigest())
+        target = blobs / (sha(path) if name.endswith(".safetensors") else git_sum(path))
         shutil.copy(path, target)
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).symlink_to(target)
     Text2ImagePipeline.from_pretrained(snapshot, verify=True, **HOW)
+    settings = (snapshot / "vae" / "config.json").resolve()
+    said = settings.read_text()
+    settings.write_text(said.replace("3", "4", 1))
+    with pytest.raises(WeightsError, match=r"vae/config\.json is not the file that was recorded: Git would call it"):
+        Text2ImagePipeline.from_pretrained(snapshot, verify=True, **HOW)
+    settings.write_text(said)
     weights = (snapshot / "vae" / "diffusion_pytorch_model.safetensors").resolve()
     content = bytearray(weights.read_bytes())
     content[-1] ^= 4
@@ -155,3 +248,15 @@ def test_the_hubs_cache_keeps_large_files_under_their_sums(copy, tmp_path):
         WeightsError, match=r"vae/diffusion_pytorch_model\.safetensors is not the file that was recorded"
     ):
         Text2ImagePipeline.from_pretrained(snapshot, verify=True, **HOW)
+
+
+def test_a_single_file_that_is_saved_again_has_its_sum_written_anew(tmp_path):
+    path, model = tmp_path / "vae.safetensors", AutoencoderKL.from_config({"block_out_channels": [32]})
+    model.save_single_file(path, checksum=True)
+    AutoencoderKL.from_single_file(path, verify=True, **HOW)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    model.save_single_file(path)
+    AutoencoderKL.from_single_file(path, verify=True, **HOW)
+    model.save_single_file(tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors.sha256").exists()

@@ -1,6 +1,7 @@
 import os
 import pickle
 import struct
+import time
 import zipfile
 
 import pytest
@@ -225,6 +226,36 @@ def test_a_file_that_is_written_into_after_it_was_opened(tmp_path, tensors):
         file.write(b"\0")
     with pytest.raises(WeightsError, match="changed while it was read"):
         stored["integers"].fetch()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the system's own time of change")
+def test_a_file_that_is_written_into_and_has_its_time_put_back(tmp_path):
+    """As `cp -p` and `rsync --inplace` leave it."""
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.zeros(3), "b": torch.zeros(3)})
+    os.utime(path, (1, 1))
+    stored = open_tensors(path)
+    assert stored["a"].fetch().sum() == 0
+    time.sleep(0.05)
+    content = path.read_bytes()
+    with path.open("rb+") as file:
+        file.write(content[:-12] + b"\1" * 12)
+    os.utime(path, (1, 1))
+    with pytest.raises(WeightsError, match="changed while it was read"):
+        stored["b"].fetch()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_a_file_that_gains_and_loses_names_is_the_same(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.ones(3)})
+    stored = open_tensors(path)
+    time.sleep(0.05)
+    os.link(path, tmp_path / "b.safetensors")
+    assert stored["a"].fetch().sum() == 3
+    path.unlink()
+    (tmp_path / "b.safetensors").unlink()
+    assert stored["a"].fetch().sum() == 3
 
 
 def test_a_file_that_is_renamed_over_another_leaves_its_readers_alone(tmp_path):

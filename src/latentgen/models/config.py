@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from types import UnionType
@@ -113,7 +113,7 @@ def _is_a(value: Any, kind: Any, most: int, longest: int = MOST_LEVELS) -> bool:
     if kind is int:
         return type(value) is int and 1 <= value <= most
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # a whole number may be larger
     return isinstance(value, kind)
 
 

@@ -15,7 +15,7 @@ from latentgen.models.config import check_depth, check_fields, per_level, read_c
 from latentgen.models.model import Model
 from latentgen.nn.autoencoder_blocks import Decoder, Encoder
 from latentgen.runtime.device import resolve_device, resolve_dtype
-from latentgen.weights.checksums import verifying_file
+from latentgen.weights.checksums import verifying_file, write_sum
 from latentgen.weights.compvis.first_stage import first_stage_config, first_stage_table
 from latentgen.weights.compvis.single_file import read_first_stage, restore
 from latentgen.weights.errors import WeightsError
@@ -118,7 +118,7 @@ class FirstStage(Model[C]):
         """
         place = resolve_device(device)
         kind = resolve_dtype(dtype, place)
-        with verifying_file(Path(path), None if verify is True else verify) if verify else nullcontext():
+        with nullcontext() if verify is False else verifying_file(Path(path), verify):
             part = read_first_stage(path)
         if part.network != cls.__name__:
             raise WeightsError(
@@ -136,8 +136,12 @@ class FirstStage(Model[C]):
         )
         return model
 
-    def save_single_file(self, path: str | os.PathLike[str]) -> None:
+    def save_single_file(self, path: str | os.PathLike[str], *, checksum: bool = False) -> None:
         """Write the weights in the layout of CompVis and Stability, as a file of an autoencoder alone.
+
+        Args:
+            path: ends in ".safetensors".
+            checksum: write its SHA-256 beside it, into `<file>.sha256`.
 
         Raises:
             ValueError: for another ending than ".safetensors", and for an autoencoder that would be read back as another one.
@@ -156,6 +160,8 @@ class FirstStage(Model[C]):
                 f"a single file does not say {told}: it would be read as another model. Use save_pretrained."
             )
         write_tensors(path, restored)
+        if checksum:
+            write_sum(Path(path))
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), about in [-1, 1] and not clamped, from unscaled latents (B, C, h, w)."""

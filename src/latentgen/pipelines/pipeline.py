@@ -240,7 +240,7 @@ class Pipeline:
         """
         place = resolve_device(device)
         kind = resolve_dtype(one_dtype(dtype, torch_dtype), place)
-        with verifying_file(Path(path), None if verify is True else verify) if verify else nullcontext():
+        with nullcontext() if verify is False else verifying_file(Path(path), verify):
             found = read_single_file(path, family=family, prediction_type=prediction_type, weights=weights)
         return cls.from_parts(found, path, device=place, dtype=kind, tokenizer=tokenizer, **components)
 

@@ -6,6 +6,7 @@ Names and meanings are those of the folder layout. The tables are closed: a key 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -22,8 +23,12 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+LARGEST = sys.float_info.max
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number may be larger than any fraction.
+    return isinstance(value, Real) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST  # type: ignore[operator]
 
 
 def plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from latentgen.diffusion.plan import Plan
 from latentgen.diffusion.sampling import Denoise, Noise
 from latentgen.runtime.warn import warn_user
 from latentgen.schedulers.config import ALWAYS_WRITTEN, RULES, is_whole, plain, sort_keys
+from latentgen.weights.checksums import recording
 from latentgen.weights.config_files import read_json, write_json
 
 CONFIG_NAME = "scheduler_config.json"
@@ -156,7 +157,8 @@ class Scheduler(ABC):
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `config` to `folder`/scheduler_config.json; a reader sees the old file or the new one, never a half."""
-        write_json(Path(folder) / CONFIG_NAME, {"_class_name": type(self).__name__, **self.config})
+        with recording(Path(folder), begin=False):
+            write_json(Path(folder) / CONFIG_NAME, {"_class_name": type(self).__name__, **self.config})
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], subfolder: str | None = None) -> Self:

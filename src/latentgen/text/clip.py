@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ OTHER_FIELDS: dict[str, tuple[type, ...]] = {
     "eos_token_id": (int,),
 }
 """The other settings of a CLIP text encoder that are read; whatever else a config.json says has no effect."""
+
+LARGEST = sys.float_info.max
 
 
 def load_clip_text_encoder(
@@ -188,17 +191,18 @@ def _known_settings(content: Mapping[str, Any], path: str) -> CLIPTextConfig:
     known: dict[str, Any] = {}
     for name, most in SIZE_LIMITS.items():
         if name in content:
-            value = content[name]
+            value: Any = content[name]
             if type(value) is not int or not 1 <= value <= most:
                 raise WeightsError(f"{path}: {name}={value!r} is not a whole number from 1 to {most}. Fetch it again.")
             known[name] = value
     for name, kinds in OTHER_FIELDS.items():
         if content.get(name) is not None:
-            if not isinstance(content[name], kinds) or isinstance(content[name], bool):
-                raise WeightsError(f"{path}: {name}={content[name]!r} is not a {kinds[0].__name__}. Fetch it again.")
-            known[name] = content[name]
-    if "layer_norm_eps" in known:
-        known["layer_norm_eps"] = float(known["layer_norm_eps"])
+            value = content[name]
+            finite = not isinstance(value, int | float) or abs(value) <= LARGEST
+            if not isinstance(value, kinds) or isinstance(value, bool) or not finite:
+                told = f"a {kinds[0].__name__}" if finite else "a finite number"
+                raise WeightsError(f"{path}: {name}={repr(value)[:40]} is not {told}. Fetch it again.")
+            known[name] = float(content[name]) if float in kinds else value
     if known.get("hidden_act", "gelu") not in ACT2FN:
         raise WeightsError(
             f"{path}: hidden_act={known['hidden_act']!r} is unknown; Stable Diffusion has gelu or quick_gelu."

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentgen.weights.checksums import recording
 from latentgen.weights.config_files import read_json, write_json
 from latentgen.weights.errors import WeightsError
 
@@ -121,7 +122,8 @@ class LayoutTokenizer:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `layout_tokenizer.json` into `folder`, which is made if it is missing."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_json(Path(folder) / CONFIG_NAME, asdict(self))
+        with recording(Path(folder), begin=False):
+            write_json(Path(folder) / CONFIG_NAME, asdict(self))
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> LayoutTokenizer:

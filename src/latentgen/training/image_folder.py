@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 METADATA = "metadata.jsonl"
@@ -41,7 +41,9 @@ def read_folder(folder: Path, *, captions: bool = False) -> list[Example]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder of pictures.")
-    if (folder / METADATA).exists():
+    if os.path.lexists(folder / METADATA):
+        if not os.path.isfile(folder / METADATA):
+            raise ValueError(f"{folder / METADATA} is no file: remove it, or bring the captions.")
         with (folder / METADATA).open("rb") as file:
             lines = [
                 (f"{folder / METADATA}, line {number}", line) for number, line in enumerate(file, 1) if line.strip()
@@ -79,10 +81,13 @@ def _entry(where: str, line: bytes) -> dict[str, Any]:
 
 def _example(folder: Path, where: str, entry: dict[str, Any]) -> Example:
     name = entry["file_name"]
-    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+    there, elsewhere = Path(name), PureWindowsPath(name)  # a folder means the same on every system
+    if there.is_absolute() or elsewhere.anchor or ".." in (*there.parts, *elsewhere.parts) or "\0" in name:
         raise ValueError(f"{where}: {name!r} leaves the folder; file names are relative to it.")
     if not os.path.isfile(folder / name):
         raise ValueError(f"{where}: {name!r} is not there; remove the line or bring the picture.")
+    if len(there.parts) > 1 and not (folder / there.parent).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{where}: {name!r} lies in a link that leads out of the folder; copy the pictures there.")
     label = entry.get("label")
     return Example(folder / name, entry.get("text", ""), None if label is None else str(label))
 

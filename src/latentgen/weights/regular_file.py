@@ -30,7 +30,7 @@ class RegularFile:
     """An open file, read at any offset by any number of threads.
 
     What was read is of one state of the file, or it is an error: a file that is renamed over this one is another file, and
-    one that is written into, or cut, is seen by its time and size.
+    one that is written into, or cut, is seen by its times and size, also where a program puts back the time that it shows.
 
     Attributes:
         path: as it was given.
@@ -74,6 +74,7 @@ class RegularFile:
             raise WeightsError(f"{path} is being written: load it when that has ended.")
         self.size = found.st_size
         self._state = (found.st_size, found.st_mtime_ns)
+        self._changed, self._links = found.st_ctime_ns, found.st_nlink
         self._seeking = threading.Lock()
         look = opened.get()
         if look is not None:
@@ -103,7 +104,9 @@ class RegularFile:
                 break
             buffer, offset = buffer[count:], offset + count
         now = os.fstat(self._handle)
-        if len(buffer) or (now.st_size, now.st_mtime_ns) != self._state:
+        # The system's own time of change cannot be put back. A name that the file gains or loses moves it too.
+        rewritten = now.st_ctime_ns != self._changed and now.st_nlink == self._links
+        if len(buffer) or rewritten or (now.st_size, now.st_mtime_ns) != self._state:
             raise WeightsError(f"{self.path} changed while it was read: load it again when it is written.")
 
     def read(self, offset: int, length: int) -> bytes:

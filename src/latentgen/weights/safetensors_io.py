@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latentgen.weights.allocation import allocate
 from latentgen.weights.atomic import replacing
+from latentgen.weights.checksums import write_sum
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.regular_file import RegularFile
 from latentgen.weights.safetensors_header import (
@@ -116,6 +117,7 @@ def write_tensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             file.write(_bytes(tensors[name]))
+    write_sum(path, begin=False)
 
 
 def _bytes(given: Tensor | StoredTensor) -> memoryview:
