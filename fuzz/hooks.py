@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from fuzz.outcome import Tally
 from fuzz.tiny import HOW, make_model
 from fuzz.watched import watching
 from latentgen import Text2ImagePipeline
-from latentgen.weights.errors import WeightsError
 
 ZEROS = ("imported", "executed", "opened_outside", "untyped", "slow")
 EVIL = "evil_module"
@@ -102,18 +102,24 @@ FILES = (
 )
 
 
-def bent(r: random.Random, content: dict[str, Any], file: str) -> tuple[dict[str, Any], str]:
-    """The settings with something in them that names code."""
-    changed = dict(content)
-    if file == "model_index.json" and r.random() < 0.7:
-        component = r.choice([*content, "extra"])
-        entry: Any = [r.choice([EVIL, r.choice(MODULES)]), r.choice(["Evil", r.choice(CLASSES)])]
-        if r.random() < 0.2:
-            entry = r.choice([EVIL, [EVIL], [EVIL, "Evil", "more"], {"a": EVIL}, [[EVIL], "Evil"], True])
-        changed[component] = entry
-        return changed, f"{component}: {entry}"
-    switch = r.choice(SWITCHES)
-    return changed | switch, str(switch)
+STRANGE: tuple[Any, ...] = (EVIL, [EVIL], [EVIL, "Evil", "more"], {"a": EVIL}, [[EVIL], "Evil"], True)
+COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker", "feature_extractor", "extra")
+
+
+def cases(r: random.Random, count: int) -> list[tuple[str, dict[str, Any]]]:
+    """Files and what is put into them, each another: switches in all files, and entries of an index.
+
+    The most name the module that lies there: what is imported already would be taken again without anybody seeing it.
+    """
+    switches = [(file, switch) for file in FILES for switch in SWITCHES]
+    own: list[Any] = [*STRANGE, *([EVIL, name] for name in CLASSES)]
+    others = [[module, name] for module in MODULES if module != EVIL for name in CLASSES]
+    made = r.sample(switches, min(len(switches), (count + 1) // 2))
+    for entries in (own, others):
+        index = [(FILES[0], {component: entry}) for component in COMPONENTS for entry in entries]
+        left = count - len(made)
+        made += r.sample(index, left if entries is others else min(len(index), left * 3 // 4))
+    return made
 
 
 def run(count: int, seed: int, folder: Path) -> dict[str, Any]:
@@ -121,34 +127,25 @@ def run(count: int, seed: int, folder: Path) -> dict[str, Any]:
     r, tally, mark = random.Random(seed), Tally(), folder / "executed"
     model = make_model(folder / "model")
     Text2ImagePipeline.from_pretrained(model, **HOW)  # so that what is imported anyway is there
-    known = set(sys.modules)
-    for number in range(count):
+    with watching(model) as seen:
+        Text2ImagePipeline.from_pretrained(model, **HOW)
+    usual, known = frozenset(seen.compiled), set(sys.modules)
+    for number, (file, change) in enumerate(cases(r, count)):
         copy = shutil.copytree(model, folder / "copy")
-        file = r.choice([FILES[0], r.choice(FILES)])
         path = copy / file
-        content, what = bent(r, json.loads(path.read_text()), file)
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
         for place in (copy, copy / "unet", copy / "text_encoder"):
             (place / f"{EVIL}.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n")
         sys.path.insert(0, str(copy))
-        case = f"{file}, {what}, number {number} of seed {seed}"
-        tally.counts["cases"] += 1
+        case = f"{file}, {change}, number {number} of seed {seed}"
+        start = time.perf_counter()
         try:
-            with watching(copy) as seen:
-                try:
-                    Text2ImagePipeline.from_pretrained(copy, **HOW)
-                    tally.counts["without_effect"] += 1
-                except (WeightsError, ValueError):
-                    tally.counts["refused"] += 1
-                except BaseException as error:
-                    tally.blame("untyped", f"{case}: {type(error).__name__} {error}")
+            with watching(copy, usual) as seen:
+                tally.load(case, lambda copy=copy: Text2ImagePipeline.from_pretrained(copy, **HOW))
         finally:
             sys.path.remove(str(copy))
-        new = [
-            name
-            for name in seen.imports
-            if name not in known and not name.startswith(("latentgen.", "torch.", "transformers."))
-        ]
+        tally.timed(case, start)
+        new = [name for name in seen.imports if name not in known]
         if new:
             tally.blame("imported", f"{case}: {new[:3]}")
         if seen.executed or mark.exists():

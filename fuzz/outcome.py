@@ -58,11 +58,29 @@ class Tally:
         else:
             self.blame("accepted", case)
             told = ""
+        self.timed(case, start)
+        return told
+
+    def load(self, case: str, load: Callable[[], Any]) -> bool:
+        """Load something that may be refused or be without effect, but with no other error; returns whether it was loaded."""
+        self.counts["cases"] += 1
+        try:
+            load()
+        except WeightsError:
+            self.counts["refused"] += 1
+            return False
+        except BaseException as error:
+            self.blame("untyped", f"{case}: {type(error).__name__}: {str(error)[:200]}")
+            return False
+        self.counts["loaded"] += 1
+        return True
+
+    def timed(self, case: str, start: float) -> None:
+        """Note how long a case took that was begun at `start`."""
         took = time.perf_counter() - start
         self.counts["slowest_ms"] = max(self.counts["slowest_ms"], round(took * 1000))
         if took > SLOW:
             self.blame("slow", f"{case}: {took:.1f} s")
-        return told
 
     def result(self, *zeros: str) -> dict[str, Any]:
         """Everything counted, with a 0 for what never happened."""

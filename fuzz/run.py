@@ -36,9 +36,12 @@ ROWS = (
     Row("malformed", 10_000, 1000, "malformed safetensors files"),
     Row("bombs", 18, 18, "headers that would take memory or time"),
     Row("pickled", 60, 60, "pickles under names of weights and beside them"),
-    Row("hooks", 500, 125, "classes, modules and switches that name code"),
-    Row("paths", 200, 100, "names that lead out of their folder"),
+    Row("hooks", 500, 500, "classes, modules and switches that name code"),
+    Row("paths", 200, 200, "names that lead out of their folder"),
     Row("state_dicts", 200, 100, "weights that do not fit their network"),
+    Row("settings", 2000, 1000, "settings, vocabularies and records with values of all kinds"),
+    Row("single_files", 500, 250, "single files whose tensors are of other names, shapes and kinds"),
+    Row("adapters", 2000, 500, "adapters and embeddings, likewise"),
     Row("round_trips", 300, 150, "saved and loaded again"),
     Row("races", 200, 50, "rounds of eight readers and a writer"),
     Row("bits", 1000, 250, "flipped bits, with verify=True"),
@@ -49,7 +52,7 @@ LIMIT = 900
 
 def run_row(row: Row, count: int, seed: int) -> dict[str, Any]:
     """All of a row, in as many processes as it takes; a process that dies or hangs is counted."""
-    counts: Counter[str] = Counter(crashed=0, hung=0)
+    counts: Counter[str] = Counter(cases=0, crashed=0, hung=0)
     examples: dict[str, list[str]] = {}
     start = time.perf_counter()
     for number, begun in enumerate(range(0, count, row.at_once)):
@@ -110,7 +113,7 @@ def main() -> int:
     for row in rows:
         count = max(10, row.count // 50) if options.quick else row.count
         found = run_row(row, count, options.seed)
-        wrong = {what: found[what] for what in zeros(row) if found[what]}
+        wrong = {what: found[what] for what in zeros(row) if found.get(what)}
         bad += len(wrong)
         print(f"{row.what}: {found['cases']} tried, {wrong or 'nothing wrong'}, {found['seconds']} s", flush=True)
         for what in wrong:

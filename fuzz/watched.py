@@ -29,12 +29,18 @@ SYSTEM = (
 
 
 class Seen:
-    """What happened: names of modules that were not there before, files outside, and events that must never be."""
+    """What happened: names of modules that were not there before, files outside, code that was run, events that must never be.
 
-    def __init__(self) -> None:
+    Code is run without a stranger's too, as when a library makes a dataclass: `usual` holds what was compiled while nothing
+    hostile was there, and only other code counts.
+    """
+
+    def __init__(self, usual: frozenset[str] = frozenset()) -> None:
+        self.usual = usual
         self.imports: list[str] = []
         self.opened: list[str] = []
         self.executed: list[str] = []
+        self.compiled: list[str] = []
 
 
 _watching: list[tuple[Seen, str]] = []
@@ -46,6 +52,15 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     seen, folder = _watching[-1]
     if event == "import":
         seen.imports.append(str(arguments[0]))
+    elif event == "compile":
+        source = str(arguments[0])
+        seen.compiled.append(source)
+        if source not in seen.usual:
+            seen.executed.append(f"compiled {source[:100]} of {arguments[1]}")
+    elif event == "exec":
+        place = str(getattr(arguments[0], "co_filename", ""))
+        if not place.startswith(("<", *OWN)):  # texts in brackets were compiled, and are looked at there
+            seen.executed.append(f"code of {place}")
     elif event in NEVER:
         seen.executed.append(f"{event} {str(arguments)[:200]}")
     elif event == "open" and isinstance(arguments[0], str | bytes):
@@ -60,9 +75,9 @@ sys.addaudithook(_hook)
 
 
 @contextmanager
-def watching(folder: Path) -> Iterator[Seen]:
-    """Note what is done in this block; files in `folder`, and Python's own, may be opened."""
-    seen = Seen()
+def watching(folder: Path, usual: frozenset[str] = frozenset()) -> Iterator[Seen]:
+    """Note what is done in this block; files in `folder`, and Python's own, may be opened, and `usual` code run."""
+    seen = Seen(usual)
     _watching.append((seen, os.path.realpath(folder)))
     try:
         yield seen

@@ -31,8 +31,13 @@ ALLOWED = {
 
 
 def findings(path):
-    name = path.relative_to(SOURCE).as_posix()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    name, tree = path.relative_to(SOURCE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+    # A library's own loader follows what a folder's settings say.
+    strangers = {"transformers", "tokenizers", "accelerate"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in strangers:
+            strangers = strangers | {alias.asname or alias.name for alias in node.names}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
         elif isinstance(node, ast.ImportFrom):
@@ -40,9 +45,10 @@ def findings(path):
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             found = [node.func.id] if node.func.id in CALLS | METHODS else []
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
-            reads = owner in {"torch", "np", "numpy"} and node.func.attr == "load"
-            found = [node.func.attr] if reads or node.func.attr in METHODS else []
+            owner = ast.unparse(node.func.value)
+            reads = owner.split(".")[0] in {"torch", "np", "numpy"} and node.func.attr == "load"
+            theirs = node.func.attr == "from_pretrained" and owner.split(".")[0] in strangers
+            found = [node.func.attr] if reads or theirs or node.func.attr in METHODS else []
         else:
             found = []
         for what in found:
@@ -64,10 +70,21 @@ def test_the_weights_only_reader_is_asked_to_be_that():
     assert words["weights_only"].value is True
 
 
-def test_it_would_be_seen(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from joblib import load",
+        "eval('1')",
+        "torch.load('x')",
+        "torch.jit.load('x')",
+        "numpy.load('x', allow_pickle=True)",
+        "importlib.import_module(n)",
+        "from transformers import CLIPTokenizer as T\nT.from_pretrained('x')",
+        "import transformers\ntransformers.AutoModel.from_pretrained('x')",
+    ],
+)
+def test_it_would_be_seen(tmp_path, monkeypatch, code):
     monkeypatch.setattr(f"{__name__}.SOURCE", tmp_path)
-    for number, line in enumerate(
-        ["import pickle", "from joblib import load", "eval('1')", "torch.load('x')", "importlib.import_module(n)"]
-    ):
-        (tmp_path / f"m{number}.py").write_text(line)
-        assert len(list(findings(tmp_path / f"m{number}.py"))) == 1
+    (tmp_path / "m.py").write_text(code)
+    assert len(list(findings(tmp_path / "m.py"))) == 1

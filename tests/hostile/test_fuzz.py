@@ -7,8 +7,8 @@ import pytest
 
 from fuzz.run import ROWS, zeros
 
-SHORT = {"malformed": 600, "bombs": 18, "pickled": 14, "hooks": 30, "paths": 30, "state_dicts": 28, "round_trips": 40,
-         "races": 18, "bits": 40}  # fmt: skip
+SHORT = {"malformed": 600, "bombs": 18, "pickled": 10, "hooks": 16, "paths": 30, "state_dicts": 28, "settings": 50,
+         "single_files": 10, "adapters": 60, "round_trips": 40, "races": 14, "bits": 40}  # fmt: skip
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.module)

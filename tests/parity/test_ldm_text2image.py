@@ -114,6 +114,13 @@ def test_neighbours_and_what_is_refused(pipes, tmp_path):
         load_bert_tokenizer(tmp_path)
     with pytest.raises(WeightsError, match=r"vocab\.txt is missing"):
         load_bert_tokenizer(folder)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": {}}')
+    with pytest.raises(WeightsError, match=r"describes a \{\}; only BertTokenizer"):
+        load_bert_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "tokenizer_config.json").symlink_to("nowhere")
+    with pytest.raises(WeightsError, match="is a link to a file that does not exist"):
+        load_bert_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("cls", [Img2ImgPipeline, InpaintPipeline])

@@ -1,5 +1,6 @@
 """`latentgen info` and `latentgen convert`, as functions: what is said of files, and from one form to another."""
 
+import json
 import os
 import shutil
 
@@ -192,6 +193,24 @@ class TestLoRA:
 
 
 class TestDescribe:
+    @pytest.mark.parametrize("said", [["a"], {"a": 1}, [{}], 7])
+    def test_names_of_no_class(self, folder, tmp_path, said):
+        """Whatever stands there, it is told what is wrong."""
+        copy = shutil.copytree(folder, tmp_path / "copy")
+        for path in (copy / "model_index.json", copy / "unet" / "config.json"):
+            content = json.loads(path.read_text())
+            path.write_text(json.dumps(content | {"_class_name": said}))
+            assert any(str(said) in problem for problem in describe(path.parent).problems)
+        path = copy / "text_encoder" / "config.json"
+        path.write_text(json.dumps({"architectures": [said]}))
+        assert describe(path.parent).problems
+
+    def test_a_component_whose_name_is_too_long(self, folder, tmp_path):
+        copy = shutil.copytree(folder, tmp_path / "copy")
+        content = json.loads((copy / "model_index.json").read_text())
+        (copy / "model_index.json").write_text(json.dumps(content | {"a" * 300: ["diffusers", "AutoencoderKL"]}))
+        assert any("lacks the folder aaa" in problem for problem in describe(copy).problems)
+
     def test_a_single_file(self, file, known):
         found = describe(file)
         assert found.what == "Stable Diffusion 1 (sd-v1), a whole model in one file"

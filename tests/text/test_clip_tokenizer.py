@@ -145,6 +145,7 @@ def test_only_the_vocabulary_is_needed(tiny_folder):
         ("vocab.json", '{"a": -1}', "not a vocabulary"),
         ("merges.txt", "#version: 0.2\na b\na b c\n", r"merges\.txt: merge 2, 'a b c', is not two tokens"),
         ("merges.txt", "zz yy\n", "does not make a tokenizer"),
+        ("tokenizer_config.json", '{"tokenizer_class": ["CLIPTokenizer"]}', r"describes a \['CLIPTokenizer'\]"),
         ("special_tokens_map.json", '{"pad_token": 3}', "'3' is not a special token"),
         ("special_tokens_map.json", '{"pad_token": {"lstrip": true}}', "is not a special token"),
         ("added_tokens.json", '{"a": "b"}', "not a table of tokens"),
@@ -167,6 +168,17 @@ def test_only_the_vocabulary_is_needed(tiny_folder):
 def test_bad_files(tiny_folder, name, content, message):
     (tiny_folder / name).write_text(content)
     with pytest.raises(WeightsError, match=message):
+        load_clip_tokenizer(tiny_folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+)
+def test_a_link_to_nothing_is_damage_and_not_a_file_left_out(tiny_folder, name):
+    (tiny_folder / name).unlink(missing_ok=True)
+    (tiny_folder / name).symlink_to(tiny_folder / "nowhere")
+    with pytest.raises(WeightsError, match=rf"{name} is a link to a file that does not exist"):
         load_clip_tokenizer(tiny_folder)
 
 

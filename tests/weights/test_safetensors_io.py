@@ -228,6 +228,18 @@ def test_a_file_that_is_written_into_after_it_was_opened(tmp_path, tensors):
         stored["integers"].fetch()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="devices")
+def test_a_device_is_not_even_opened(tmp_path, monkeypatch):
+    (tmp_path / "device.safetensors").symlink_to("/dev/zero")
+
+    def never(path, *_):
+        raise AssertionError(f"{path} was opened")
+
+    monkeypatch.setattr(os, "open", never)
+    with pytest.raises(WeightsError, match="is a pipe, socket or device"):
+        read_tensors(tmp_path / "device.safetensors")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="the system's own time of change")
 def test_a_file_that_is_written_into_and_has_its_time_put_back(tmp_path):
     """As `cp -p` and `rsync --inplace` leave it."""

@@ -179,7 +179,7 @@ def _describe_folder(path: Path) -> Description:
 def _describe_model(path: Path) -> Description:
     index = read_json(path / INDEX)
     name = index.get("_class_name")
-    problems = [] if name in LOADED_BY else [f"{INDEX} is of a {name}, which nothing here loads."]
+    problems = [] if str(name) in LOADED_BY else [f"{INDEX} is of a {name}, which nothing here loads."]
     components, notes = [], []
     size = 0
     for component, entry in index.items():
@@ -193,7 +193,7 @@ def _describe_model(path: Path) -> Description:
             if kind not in LOADERS:
                 raise WeightsError(f"{INDEX} names {json.dumps(entry)[:100]} as {component}, which is not supported.")
             folder = component_path(path, component)
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 raise WeightsError(
                     f"{path} lacks the folder {component}, which {INDEX} promises: fetch the whole model."
                 )
@@ -228,8 +228,8 @@ def _variant(folder: Path) -> str | None:
 def _describe_component(path: Path) -> Description:
     config = read_json(path / "config.json")
     architectures = config.get("architectures")
-    name = config.get("_class_name") or (
-        architectures[0] if isinstance(architectures, list) and architectures else None
+    name = str(
+        config.get("_class_name") or (architectures[0] if isinstance(architectures, list) and architectures else None)
     )
     size = sum(p.stat().st_size for p in path.iterdir() if p.suffix == ".safetensors")
     facts: dict[str, Any] = {"path": str(path), "what": f"a component's folder, {name}", "size": size}

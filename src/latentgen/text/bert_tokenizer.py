@@ -45,8 +45,8 @@ def load_bert_tokenizer(folder: str | os.PathLike[str]) -> BertTokenizer:
 
     folder = Path(folder)
     path = folder / "tokenizer_config.json"
-    config = read_json(path) if path.exists() else {}
-    if config.get("tokenizer_class", "BertTokenizer") not in CLASS_NAMES:
+    config = read_json(path) if os.path.lexists(path) else {}
+    if str(config.get("tokenizer_class", "BertTokenizer")) not in CLASS_NAMES:
         raise WeightsError(f"{path} describes a {config['tokenizer_class']}; only BertTokenizer can be loaded here.")
     length = config.get("model_max_length", LONGEST)
     if isinstance(length, bool) or not isinstance(length, int | float) or not length > 2:
@@ -64,10 +64,10 @@ def load_bert_tokenizer(folder: str | os.PathLike[str]) -> BertTokenizer:
 def _vocabulary(folder: Path) -> tuple[dict[str, int], dict[str, bool]]:
     """Ids by token, and the rules that stand beside them."""
     whole, lines = folder / "tokenizer.json", folder / "vocab.txt"
-    if lines.is_file():
+    if os.path.lexists(lines):
         tokens = read_text(lines).splitlines()
         return {token: number for number, token in enumerate(tokens) if token}, {}
-    if not whole.is_file():
+    if not os.path.lexists(whole):
         raise WeightsError(f"{folder} holds no BERT tokenizer: vocab.txt is missing. Fetch the whole model.")
     content = read_json(whole)
     model, normalizer = (content.get(name) or {} for name in ("model", "normalizer"))

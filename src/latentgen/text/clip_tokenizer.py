@@ -110,12 +110,12 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: str | os.PathLike[str]) -> 
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return read_json(path) if os.path.lexists(path) else {}  # a link to nothing is damage, and no choice
 
 
 def _check_config(config: Mapping[str, Any], folder: Path) -> None:
     path = folder / "tokenizer_config.json"
-    if config.get("tokenizer_class", "CLIPTokenizer") not in CLASS_NAMES:
+    if str(config.get("tokenizer_class", "CLIPTokenizer")) not in CLASS_NAMES:
         raise WeightsError(f"{path} describes a {config['tokenizer_class']}; only CLIPTokenizer can be loaded here.")
     for side in ("padding_side", "truncation_side"):
         if config.get(side, "right") != "right":
@@ -128,7 +128,7 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
 def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[int, AddedToken]]:
     """Read token ids, merges in their order, and the tokens that a `tokenizer.json` lists beside them."""
     whole, vocab_file, merges_file = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-    if whole.exists():
+    if os.path.lexists(whole):
         content = read_json(whole)
         model = content.get("model")
         if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":

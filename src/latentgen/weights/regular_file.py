@@ -50,9 +50,11 @@ class RegularFile:
         self.path = Path(path)
         self._handle = -1
         try:
-            # A pipe would be waited for without O_NONBLOCK.
-            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-            found = os.fstat(self._handle)
+            found = os.stat(path)
+            if stat.S_ISREG(found.st_mode):  # opening a device can have effects by itself
+                # What has become a pipe since would be waited for without O_NONBLOCK.
+                self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+                found = os.fstat(self._handle)
         except FileNotFoundError as error:
             reason = "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
             raise WeightsError(f"{path} {reason}: check the name, or fetch the file again.") from error
