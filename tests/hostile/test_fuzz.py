@@ -1,4 +1,7 @@
-"""A short run of every row of `make fuzz`: nothing may happen that must not."""
+"""A short run of every row of `make fuzz`: nothing may happen that must not.
+
+How long a refusal takes is held to its limit by `make fuzz` alone: tests share their machine with others.
+"""
 
 import warnings
 from importlib import import_module
@@ -18,4 +21,5 @@ def test_a_short_run(row, tmp_path):
         warnings.simplefilter("ignore")
         found = import_module(f"fuzz.{row.module}").run(SHORT[row.module], 1, tmp_path)
     assert found["cases"] >= SHORT[row.module]
-    assert {what: found["examples"].get(what, found.get(what)) for what in zeros(row) if found.get(what)} == {}
+    wrong = [what for what in zeros(row) if found.get(what) and what != "slow"]
+    assert {what: found["examples"].get(what, found.get(what)) for what in wrong} == {}
