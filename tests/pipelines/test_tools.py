@@ -136,6 +136,22 @@ class TestConvert:
             convert(file, tmp_path / target, family="sd-v1")
         assert os.listdir(tmp_path) == ["taken"]
 
+    def test_a_part_of_a_model_and_another_name_of_its_family(self, file, tmp_path):
+        unet = {name: t for name, t in read_tensors(file).items() if name.startswith("model.")}
+        write_tensors(tmp_path / "unet.safetensors", unet)
+        convert(tmp_path / "unet.safetensors", tmp_path / "half.safetensors", family="sd-v1", dtype="fp16")
+        assert read_tensors(tmp_path / "half.safetensors").keys() == unet.keys()
+        for words, message in (({"family": "sd-v9"}, "family='sd-v9' is unknown"), ({"weights": "best"}, "weights='best' must"),
+                               ({"prediction_type": "v"}, "prediction_type='v' must")):  # fmt: skip
+            with pytest.raises(ValueError, match=message):
+                convert(file, tmp_path / "out.safetensors", **{"family": "sd-v1", **words})
+
+    def test_options_without_effect_are_refused(self, file, folder, tmp_path):
+        with pytest.raises(ValueError, match=r"variant='fp16' has no meaning for .*, which is a file"):
+            convert(file, tmp_path / "out", variant="fp16")
+        with pytest.raises(ValueError, match=r"weights='ema' has no meaning for .*, which is a folder"):
+            convert(folder, tmp_path / "out.safetensors", weights="ema")
+
     def test_sources_that_cannot_be(self, tmp_path):
         with pytest.raises(WeightsError, match="does not exist"):
             convert(tmp_path / "absent.safetensors", tmp_path / "out")
@@ -167,8 +183,8 @@ class TestLoRA:
     def test_it_is_added_for_good(self, pipe, folder, file, lora, tmp_path, source, target):
         adapted = Text2ImagePipeline(**pipe.components)
         adapted.load_lora(lora, scale=0.5)
-        given = folder if source == "folder" else file
-        convert(given, tmp_path / target, family="sd-v1", loras=[(lora, 0.5)], tokenizer=file.parent / "tokenizer")
+        given = (folder, {}) if source == "folder" else (file, {"tokenizer": file.parent / "tokenizer"})
+        convert(given[0], tmp_path / target, family="sd-v1", loras=[(lora, 0.5)], **given[1])
         if target == "folder":
             merged = Text2ImagePipeline.from_pretrained(tmp_path / target, device="cpu", dtype="float32")
         else:

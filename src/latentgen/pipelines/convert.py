@@ -83,6 +83,11 @@ def convert(
     source, target = Path(source), Path(target)
     kind = None if dtype is None else _dtype(dtype)
     _check_target(target)
+    of_a_file = {"prediction_type": prediction_type, "weights": weights, "tokenizer": tokenizer}
+    for name, value in of_a_file.items() if source.is_dir() else [("variant", variant)]:
+        if value is not None:
+            kind_of_source = "a folder" if source.is_dir() else "a file"
+            raise ValueError(f"{name}={value!r} has no meaning for {source}, which is {kind_of_source}: leave it out.")
     metadata: Mapping[str, str] = {}
     pipe: Any
     if source.is_dir():

@@ -168,14 +168,16 @@ def save_single_file(
 def model_spec(found: SingleFile, title: str) -> dict[str, str]:
     """What a file says of itself to other programs (ModelSpec 1.0)."""
     prediction = found.scheduler["prediction_type"]
-    side = found.family.sample_size * 2 ** (len(found.parts["vae"].config["block_out_channels"]) - 1)
-    return {
+    said = {}
+    if "vae" in found.parts:
+        side = found.family.sample_size * 2 ** (len(found.parts["vae"].config["block_out_channels"]) - 1)
+        said = {"modelspec.resolution": f"{side}x{side}"}
+    return said | {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": found.family.architecture,
         "modelspec.implementation": "https://github.com/CompVis/latent-diffusion",
         "modelspec.title": title,
         "modelspec.prediction_type": "v" if prediction == V else prediction,
-        "modelspec.resolution": f"{side}x{side}",
     }
 
 

@@ -121,13 +121,6 @@ def read_single_file(
             what the file looks like and what was expected.
         ValueError: for an argument that breaks its rule.
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights={weights!r} must be 'ema', 'train' or None.")
-    if prediction_type is not None and prediction_type not in (EPSILON, V):
-        raise ValueError(f"prediction_type={prediction_type!r} must be {EPSILON!r} or {V!r}.")
-    family = None if family is None else SAME_AS.get(family, family)
-    if family is not None and family not in FAMILIES:
-        raise ValueError(f"family={family!r} is unknown; it must be one of {', '.join([*FAMILIES, *SAME_AS])}.")
     tensors, metadata = open_with_metadata(path)
     try:
         return interpret(tensors, metadata, family=family, prediction_type=prediction_type, weights=weights)
@@ -183,6 +176,13 @@ def interpret(
     weights: str | None = None,
 ) -> SingleFile:
     """What `read_single_file` says of a file with these tensors and metadata; `WeightsError` does not name the file."""
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights={weights!r} must be 'ema', 'train' or None.")
+    if prediction_type is not None and prediction_type not in (EPSILON, V):
+        raise ValueError(f"prediction_type={prediction_type!r} must be {EPSILON!r} or {V!r}.")
+    family = None if family is None else SAME_AS.get(family, family)
+    if family is not None and family not in FAMILIES:
+        raise ValueError(f"family={family!r} is unknown; it must be one of {', '.join([*FAMILIES, *SAME_AS])}.")
     groups = grouped(tensors)
     if UNET not in groups:
         raise WeightsError(f"it holds no UNet of a single-file model. {what_it_is(tensors)}")
