@@ -192,9 +192,8 @@ def recording(folder: Path, *, begin: bool = True) -> Iterator[None]:
         for place, sums in before.items():
             _write_anew(place, sums, [path for path in mine if path.is_relative_to(place)], whole)
         for inner in {path.parent for path in mine if before and path.is_relative_to(root)} - before.keys():
-            (inner / SUMS).unlink(
-                missing_ok=True
-            )  # of a component that was saved alone: what is true stands in the model's now
+            # Of a component that was saved alone: what is true stands in the model's record now.
+            (inner / SUMS).unlink(missing_ok=True)
 
 
 def _records(place: Path, folder: Path) -> bool:
