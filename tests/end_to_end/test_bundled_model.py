@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from latentgen import Text2ImagePipeline, bundled_model
+from latentgen import InpaintPipeline, SuperResPipeline, Text2ImagePipeline, bundled_model
 from latentgen.bundled import BUNDLED_GUIDANCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,17 @@ def test_it_is_small_float16_and_safetensors():
     for path in weights:
         with safe_open(path, "pt") as file:
             assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118
-    assert {p.suffix for p in files()} <= {".safetensors", ".json", ".txt"}
+    assert {p.suffix for p in files() if p.name != "SHA256SUMS"} <= {".safetensors", ".json", ".txt"}
+
+
+@pytest.mark.parametrize(
+    ("task", "cls"),
+    [("text", Text2ImagePipeline), ("inpainting", InpaintPipeline), ("super_resolution", SuperResPipeline)],
+)
+def test_what_ships_is_what_was_recorded(task, cls):
+    assert (
+        cls.from_pretrained(bundled_model(task), device="cpu", dtype="float32", verify=True).unet.dtype == torch.float32
+    )
 
 
 def test_pictures_show_their_captions():
