@@ -403,6 +403,7 @@ class TestPrediction:
         pipe = self.read(told, tmp_path / "bare.safetensors", prediction_type="v_prediction")
         assert pipe.scheduler.prediction_type == "v_prediction"
         assert pipe.unet.config.sample_size == 96
+        assert pipe.unet.config.upcast_attention  # that model overflows in float16
         assert self.read(told, tmp_path / "bare.safetensors", prediction_type="epsilon").unet.config.sample_size == 64
 
     @pytest.mark.parametrize(("said", "expected"), [("v", "v_prediction"), ("epsilon", "epsilon")])
@@ -432,6 +433,14 @@ def test_a_v_model_of_the_first_kind_keeps_its_mark(pipe, folder, tmp_path):
     assert "v_pred" in read_header(tmp_path / "v.safetensors").entries
 
 
+def test_a_model_that_was_trained_to_predict_the_noise_after_all_has_no_mark_of_v(two, tmp_path):
+    other = SCHEDULERS["DDIMScheduler"].from_config({**SCHEDULER, "prediction_type": "epsilon"})
+    model = Text2ImagePipeline(**{**two[2], "scheduler": other})
+    model.save_single_file(tmp_path / "e.safetensors", family="sd-v2-768-v")
+    assert "v_pred" not in read_header(tmp_path / "e.safetensors").entries
+    assert read_header(tmp_path / "e.safetensors").metadata["modelspec.prediction_type"] == "epsilon"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -445,6 +454,13 @@ def test_what_a_file_cannot_say_is_not_written(pipe, tmp_path, change, message):
     with pytest.raises(ValueError, match=rf"differs in .*{message}.*save_pretrained"):
         model.save_single_file(tmp_path / "a.safetensors", family="sd-v1")
     assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_attention_in_float32_is_not_lost_on_the_way(pipe, tmp_path):
+    unet = UNet2DConditionModel.from_config({**SD1_UNET, "upcast_attention": True})
+    model = Text2ImagePipeline(**{**pipe.components, "unet": unet})
+    with pytest.raises(ValueError, match="differs in upcast_attention=True"):
+        model.save_single_file(tmp_path / "a.safetensors", family="sd-v1")
 
 
 def test_another_scale_is_kept(pipe, folder, tmp_path):

@@ -131,7 +131,7 @@ def _scheduler(config: Mapping[str, Any]) -> Any:
     return SCHEDULERS[settings.pop("_class_name")].from_config(settings)
 
 
-INERT = frozenset({"sample_size", "force_upcast", "upcast_attention"})
+INERT = frozenset({"sample_size", "force_upcast"})
 """Settings that a single file does not keep, and no picture depends on but by its size."""
 
 
@@ -159,7 +159,7 @@ def save_single_file(
     if not math.isclose(vae.config.scaling_factor, facts.scale, rel_tol=1e-6):
         tensors["scale_factor"] = StoredTensor.of(torch.tensor(vae.config.scaling_factor))
         found = interpret(tensors, {}, family=family, prediction_type=prediction)
-    if prediction != facts.prediction:
+    if prediction == V != facts.prediction:
         tensors["v_pred"] = StoredTensor.of(torch.zeros(0))
     _check_same(components, found, folder_class)
     write_tensors(path, tensors, model_spec(found, path.stem) | dict(metadata))
@@ -230,7 +230,9 @@ def _check_same(components: Mapping[str, Any], found: SingleFile, folder_class: 
         differing += [
             f"{key}={ours[key]!r} of {part.network}"
             for key in ours
-            if key not in INERT and not _alike(ours[key], theirs[key], attends if key in OF_ATTENTION else ())
+            if key not in INERT
+            and not (key == "upcast_attention" and theirs[key])  # read back as the more precise one
+            and not _alike(ours[key], theirs[key], attends if key in OF_ATTENTION else ())
         ]
     if differing:
         raise ValueError(

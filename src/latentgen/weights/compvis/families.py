@@ -52,6 +52,7 @@ class Family:
         sample_size: of the latents that it was trained on.
         scale: of the autoencoder's latents, where the file holds no scale factor.
         scheduler: the class that its folder names, or DDIM.
+        upcast_attention: whether its UNet's attention overflows in float16 and is computed in float32.
         offset: the scheduler's `steps_offset`: 1, as in the original scripts.
     """
 
@@ -66,6 +67,7 @@ class Family:
     sample_size: int = 64
     scale: float = 1.0
     scheduler: str = "DDIMScheduler"
+    upcast_attention: bool = False
     offset: int = 1
 
     def scheduler_config(self, prediction: str, *, zero_snr: bool) -> dict[str, Any]:
@@ -111,6 +113,7 @@ FAMILIES: dict[str, Family] = {
     "sd-v2-768-v": Family(
         title="Stable Diffusion 2 (768, v)", architecture="stable-diffusion-v2-768-v",
         folder_class="StableDiffusionPipeline", **_SD2, prediction=V, sample_size=96,
+        upcast_attention=True,
         looks=Looks(4, 320, 1024, "open clip", "kl-f8")),
     "sd-v2-inpainting": Family(
         title="Stable Diffusion 2, inpainting", architecture="stable-diffusion-v2-inpainting",

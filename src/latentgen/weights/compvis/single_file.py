@@ -214,6 +214,8 @@ def _unet(
         raise WeightsError("it holds no moving average (no model_ema...): leave weights='ema' out.")
     network, config = unet_config(shapes_of(trained), heads=facts.heads, head_channels=facts.head_channels)
     config |= {"sample_size": facts.sample_size}
+    if facts.upcast_attention:
+        config |= {"upcast_attention": True}
     table = unet_table(config)
     chosen, unused = trained, {AVERAGE + name: tensor for name, tensor in average.items()}
     if average and weights != "train":
