@@ -22,7 +22,9 @@ from latentgen.weights.safetensors_io import write_tensors
 ZEROS = ("untyped", "slow", "left_behind", "half_loaded")
 NAMES = ("x", ".", "lora_unet_", "lora_unet_x.lora_down.weight", "unet.", "a.alpha", "lora_te_x.alpha",
          "text_model.x.lora_A.weight",
-         "*", "emb_params", "string_to_param", "base_model.model.x.lora_B.weight", "lora_unet_conv_in.dora_scale",
+         "lora_unet_input_blocks_0_0.alpha", "lora_unet_conv_in.diff", "lora_unet_conv_in.diff_b", "lora_unet_conv_in.on_input",
+         "lora_unet_conv_norm_out.w_norm", "*", "emb_params",
+         "string_to_param", "base_model.model.x.lora_B.weight", "lora_unet_conv_in.dora_scale",
          "lora_unet_conv_in.alpha", "lora_unet_conv_in.lora_mid.weight", "unet.conv_in.lora_A.weight")  # fmt: skip
 METADATA = ("", "{", "[1]", "{}", '{"r": null}', '{"unet.r": -1, "unet.lora_alpha": "x"}', '{"unet.alpha_pattern": [1]}',
             '{"unet.rank_pattern": {"(": 1}}', "[" * 5000, '{"unet.lora_alpha": 1e999}')  # fmt: skip
@@ -31,7 +33,9 @@ METADATA = ("", "{", "[1]", "{}", '{"r": null}', '{"unet.r": -1, "unet.lora_alph
 def good_files(pipe: Text2ImagePipeline) -> dict[str, dict[str, Tensor]]:
     """An adapter of every kind, and embeddings in two spellings, that fit a pipeline."""
     layers = [(n, m) for n, m in pipe.unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    made: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("kohya", "dora", "loha", "lokr", "peft")}
+    made: dict[str, dict[str, Tensor]] = {
+        kind: {} for kind in ("kohya", "dora", "loha", "lokr", "peft", "full", "ia3", "original")
+    }
     for layer, module in layers[:12]:
         name, weight = f"lora_unet_{layer.replace('.', '_')}", module.weight
         out, size, kernel = weight.shape[0], weight[0].numel(), weight.shape[2:]
@@ -46,12 +50,27 @@ def good_files(pipe: Text2ImagePipeline) -> dict[str, dict[str, Tensor]]:
             f"{name}.hada_{part}": torch.randn(*shape)
             for part, shape in (("w1_a", (out, 2)), ("w1_b", (2, size)), ("w2_a", (out, 2)), ("w2_b", (2, size)))
         } | {f"{name}.alpha": torch.tensor(1.0)}
+        made["full"] |= {f"{name}.diff": torch.randn_like(weight)}
+        if module.bias is not None:
+            made["full"] |= {f"{name}.diff_b": torch.randn_like(module.bias)}
+        made["ia3"] |= {f"{name}.weight": torch.randn(out), f"{name}.on_input": torch.tensor(0)}
         if weight.ndim == 2:
             made["lokr"] |= {f"{name}.lokr_w1": torch.randn(2, 2), f"{name}.lokr_w2": torch.randn(out // 2, size // 2)}
             made["peft"] |= {
                 f"unet.{layer}.lora_A.weight": torch.randn(2, size),
                 f"unet.{layer}.lora_B.weight": torch.randn(out, 2),
             }
+    norms = [(n, m) for n, m in pipe.unet.named_modules() if isinstance(m, nn.GroupNorm | nn.LayerNorm)]
+    for layer, module in norms[:4]:
+        name = f"lora_unet_{layer.replace('.', '_')}"
+        made["full"] |= {
+            f"{name}.w_norm": torch.randn_like(module.weight),
+            f"{name}.b_norm": torch.randn_like(module.bias),
+        }
+    factors = [tensor for name, tensor in made["kohya"].items() if name.startswith("lora_unet_conv_in.lora_")]
+    made["original"] = dict(
+        zip((f"lora_unet_input_blocks_0_0.lora_{x}.weight" for x in ("down", "up")), factors, strict=True)
+    )
     width = pipe.text_encoder.config.hidden_size
     return made | {
         "embedding": {"emb_params": torch.randn(2, width)},

@@ -120,6 +120,25 @@ def test_a_unet_is_changed_alike_without_the_prefix(ours, tmp_path):
         assert torch.equal(first, second)
 
 
+def test_a_unet_is_changed_alike_under_the_original_codes_names(ours, tmp_path):
+    layers = {
+        "lora_unet_down_blocks_0_attentions_0_proj_in": "lora_unet_input_blocks_1_1_proj_in",
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_2":
+            "lora_unet_input_blocks_1_1_transformer_blocks_0_ff_net_2",
+        "lora_unet_mid_block_resnets_1_conv2": "lora_unet_middle_block_2_out_layers_3",
+        "lora_unet_up_blocks_0_upsamplers_0_conv": "lora_unet_output_blocks_2_1_conv",
+        "lora_unet_conv_in": "lora_unet_input_blocks_0_0",
+    }  # fmt: skip
+    tensors = tiny.kohya(tiny.factors(ours.unet, tiny.LINEAR + tiny.CONV + tiny.TIME))
+    tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in layers}
+    assert len(tensors) == 2 * len(layers)
+    renamed = {".".join([layers[name.split(".")[0]], *name.split(".")[1:]]): tensor for name, tensor in tensors.items()}
+    (first, _), (change, _) = mine(ours, tiny.write(tmp_path / "one.safetensors", tensors))
+    (second, _), _ = mine(ours, tiny.write(tmp_path / "one.safetensors", renamed))
+    assert change > 0.1
+    assert torch.equal(first, second)
+
+
 def test_ranks_and_alphas_in_the_header(ours, other, tmp_path):
     """What diffusers writes after training: LoraConfig as metadata, with patterns."""
     import diffusers
@@ -223,8 +242,8 @@ def test_what_is_saved_in_kohyas_form_loads_there(ours, other, tmp_path):
 def delta_of(tmp_path, layer, tensors):
     """What our reader makes of one layer's factors."""
     path = tiny.write(tmp_path / "one.safetensors", {f"lora_unet_it.{name}": value for name, value in tensors.items()})
-    lora = read_lora(path, unet={"it": tuple(layer.weight.shape)}, text_encoder={})
-    return lora.unet["it"].change(layer.weight.detach())
+    lora = read_lora(path, unet={"it.weight": tuple(layer.weight.shape)}, text_encoder={})
+    return lora.unet["it.weight"].change(layer.weight.detach())
 
 
 LAYERS = {"linear": lambda: torch.nn.Linear(12, 20), "1 x 1": lambda: torch.nn.Conv2d(12, 20, 1),

@@ -11,12 +11,16 @@ from safetensors.torch import load_file
 
 from latentgen.weights.adapters import LowRank, read_lora, save_lora
 from latentgen.weights.adapters.names import Layers
+from latentgen.weights.compvis.unet import original_layers
 from latentgen.weights.errors import WeightsError
 
 LINEAR, POINT, CONV = (20, 12), (20, 12, 1, 1), (20, 12, 3, 3)
-UNET = {"block.attn2.to_k": LINEAR, "block.attn2.to_out.0": (20, 20), "block.proj_in": POINT, "block.conv": CONV}
-TEXT = {"encoder.layers.0.self_attn.q_proj": (8, 8)}
-K, POINTS, CONVS = ("lora_unet_block_" + name for name in ("attn2_to_k", "proj_in", "conv"))
+UNET = {
+    "block.attn2.to_k.weight": LINEAR, "block.attn2.to_out.0.weight": (20, 20), "block.proj_in.weight": POINT,
+    "block.conv.weight": CONV, "block.conv.bias": (20,), "block.norm.weight": (20,), "block.norm.bias": (20,),
+}  # fmt: skip
+TEXT = {"encoder.layers.0.self_attn.q_proj.weight": (8, 8)}
+K, POINTS, CONVS, NORM = ("lora_unet_block_" + name for name in ("attn2_to_k", "proj_in", "conv", "norm"))
 
 
 def random(*shape, seed=0):
@@ -28,10 +32,11 @@ def read(tmp_path, tensors, **metadata):
     return read_lora(path, unet=UNET, text_encoder=TEXT)
 
 
-def change(tmp_path, layer, tensors, weight=None):
+def change(tmp_path, layer, tensors, weight=None, parameter="weight"):
     """What a file changes of a layer whose name in kohya's spelling its tensors' names are put behind."""
     lora = read(tmp_path, {f"lora_unet_{layer.replace('.', '_')}.{name}": tensor for name, tensor in tensors.items()})
-    return lora.unet[layer].change(torch.zeros(UNET[layer]) if weight is None else weight)
+    name = f"{layer}.{parameter}"
+    return lora.unet[name].change(torch.zeros(UNET[name]) if weight is None else weight)
 
 
 def close(one, other):
@@ -56,7 +61,7 @@ def test_in_tuckers_form_it_is_three(tmp_path):
 def test_linear_layers_and_points_take_each_others_changes(tmp_path, layer, point):
     down, up = random(4, 12, *point), random(20, 4, *point)
     delta = change(tmp_path, layer, {"lora_down.weight": down, "lora_up.weight": up})
-    assert delta.shape == UNET[layer]
+    assert delta.shape == UNET[f"{layer}.weight"]
     assert close(delta.flatten(1), up.flatten(1) @ down.flatten(1))
 
 
@@ -81,7 +86,7 @@ def test_lokr_is_a_table_of_scaled_copies(tmp_path):
 @pytest.mark.parametrize("layer", ["block.attn2.to_k", "block.conv"])
 def test_dora_gives_each_row_its_length(tmp_path, axis, layer):
     """... or each column, as the first files of LyCORIS have it."""
-    shape = UNET[layer]
+    shape = UNET[f"{layer}.weight"]
     weight, length = random(*shape, seed=5), random(shape[axis]).abs() + 1
     down, up = random(4, *shape[1:]), random(shape[0], 4, *[1] * (len(shape) - 2))
     scale = length.reshape([-1 if k == axis else 1 for k in range(len(shape))])
@@ -97,6 +102,26 @@ def test_a_row_of_zeros_stays_one_in_dora(tmp_path):
     weight, (down, up) = torch.zeros(LINEAR), (random(4, 12), torch.zeros(20, 4))
     factors = {"lora_down.weight": down, "lora_up.weight": up, "dora_scale": torch.ones(20, 1)}
     assert torch.equal(change(tmp_path, "block.attn2.to_k", factors, weight), weight)
+
+
+def test_a_full_difference_is_added_to_weight_and_bias(tmp_path):
+    weight, bias = random(*CONV), random(20)
+    for parameter, expected in (("weight", weight), ("bias", bias)):
+        got = change(tmp_path, "block.conv", {"diff": weight.half(), "diff_b": bias.half()}, parameter=parameter)
+        assert torch.equal(got, expected.half().float())
+    for parameter, expected in (("weight", bias), ("bias", -bias)):
+        got = change(tmp_path, "block.norm", {"w_norm": bias, "b_norm": -bias}, parameter=parameter)
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("layer", ["block.attn2.to_k", "block.conv"])
+def test_ia3_scales_rows_or_columns(tmp_path, axis, layer):
+    weight = random(*UNET[f"{layer}.weight"], seed=5)
+    scales = random(weight.shape[axis])
+    got = change(tmp_path, layer, {"weight": scales, "on_input": torch.tensor(axis)}, weight)
+    for number, scale in enumerate(scales):
+        assert close(got.select(axis, number), scale * weight.select(axis, number))
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
@@ -116,7 +141,23 @@ def test_no_two_layers_have_one_name_in_kohyas_spelling(name):
     table = Layers(layers, [])
     for layer in layers:
         for key in (f"lora_unet_{layer.replace('.', '_')}.lora_up.weight", f"unet.{layer}.lora_B.weight"):
-            assert table.place(key) == ("unet", layer, "up")
+            assert table.place(key) == ("unet", f"{layer}.weight", "up")
+
+
+@pytest.mark.parametrize("name", ["sd-v1", "sd-v2-base", "sd-x4-upscaler"])
+def test_the_original_codes_names_are_those_of_the_published_files(name):
+    """Each layer of the UNet has both names, and no name means two layers."""
+    content = published(name)
+    _, words = unet_words(content["model"]["params"]["unet_config"]["params"])
+    prefix = "model.diffusion_model."
+    theirs = {n.removeprefix(prefix)[:-7] for n in content["tensors"] if n.startswith(prefix) and n.endswith(".weight")}
+    original = original_layers(words)
+    assert theirs <= original.keys()
+    table = Layers([original[layer] for layer in theirs], [], original)
+    for layer in theirs:
+        for spelt in (layer, original[layer]):
+            key = f"lora_unet_{spelt.replace('.', '_')}.lora_up.weight"
+            assert table.place(key) == ("unet", f"{original[layer]}.weight", "up")
 
 
 def test_names_that_would_meet_are_an_error():
@@ -144,12 +185,24 @@ def but(tensors, **changes):
 BAD = {
     "a name that fits nothing": (GOOD | {"lora_unet_block_attn9_to_k.lora_down.weight": random(4, 12)}, "attn9_to_k"),
     "a role that is unknown": (GOOD | {f"{K}.lora_sideways.weight": random(4, 12)}, "lora_sideways"),
-    "a layer without a weight": (GOOD | {"unet.block.norm.lora_A.weight": random(4, 12)}, r"block\.norm"),
+    "half a LoRA of a norm": (GOOD | {"unet.block.norm.lora_A.weight": random(4, 12)}, r"block\.norm"),
+    "a LoRA of a norm": ({f"{NORM}.lora_down.weight": random(4, 1), f"{NORM}.lora_up.weight": random(20, 4)},
+                         r"makes \(20, 1\) and the parameter is \(20,\)"),
+    "DoRA of a norm": ({f"{NORM}.w_norm": random(20), f"{NORM}.dora_scale": random(20)}, "no matrix"),
+    "IA3 of a norm": ({f"{NORM}.weight": random(20), f"{NORM}.on_input": torch.tensor(1)}, "no matrix"),
+    "IA3 that does not say of what": ({f"{K}.weight": random(20)}, "scales are no whole change"),
+    "IA3 of another size": ({f"{K}.weight": random(20), f"{K}.on_input": torch.tensor(1)}, r"each of the layer's 12"),
+    "IA3 of both sides": ({f"{K}.weight": random(20), f"{K}.on_input": torch.ones(2)}, "on_input is None"),
+    "a difference of another shape": ({f"{K}.diff": random(12, 20)}, r"makes \(12, 20\)"),
+    "a difference of a bias that is not there": ({f"{K}.diff_b": random(20)}, "no such parameter"),
+    "a difference and factors": (GOOD | {f"{K}.diff": random(20, 12)}, "no whole change"),
+    "OFT": ({f"{K}.oft_blocks": random(4, 4, 4)}, "of the kind OFT"),
+    "GLoRA": ({f"{K}.a1.weight": random(4, 4)}, "of the kind GLoRA"),
     "down alone": (but(GOOD, lora_up__weight=None), "down are no whole change"),
     "up alone": (but(GOOD, lora_down__weight=None), "up are no whole change"),
     "alpha alone": ({f"{K}.alpha": torch.tensor(1.0)}, "alpha are no whole change"),
     "two ranks": (lora(up_rank=5), "rank 4 and .* rank 5"),
-    "too wide": (lora(into=13), r"makes \(20, 13\) and the layer's weight is \(20, 12\)"),
+    "too wide": (lora(into=13), r"makes \(20, 13\) and the parameter is \(20, 12\)"),
     "too tall": (lora(out=21), r"makes \(21, 12\)"),
     "another base model": ({f"{K}.lora_down.weight": random(4, 1024), f"{K}.lora_up.weight": random(20, 4)},
                            r"width 1024 \(Stable Diffusion 2\), and this one attends to width 12"),
@@ -186,7 +239,7 @@ BAD = {
     "two spellings of one layer": (GOOD | {"unet.block.attn2.to_k.lora_A.weight": random(4, 12)}, "twice"),
     "nothing": ({}, "no tensors"),
     "Stable Diffusion XL": (GOOD | {"lora_te2_text_model_x.lora_up.weight": random(4, 4)}, "Stable Diffusion XL"),
-    "the original code's names": ({"lora_unet_input_blocks_1_1_proj_in.lora_up.weight": random(4, 4)}, "original code"),
+    "Stable Diffusion XL's labels": ({"lora_unet_label_emb_0_0.lora_up.weight": random(4, 4)}, "Stable Diffusion XL"),
     "Flux": ({"transformer.single_blocks.0.lora_A.weight": random(4, 4)}, "Flux"),
     "a whole model": ({"model.diffusion_model.out.2.weight": random(4, 4, 3, 3)}, r"out\.2\.weight"),
     "an embedding": ({"emb_params": random(2, 8)}, "emb_params"),
@@ -204,8 +257,8 @@ def test_a_wrong_file_is_refused_and_says_why(tmp_path, what):
 
 
 def test_the_good_one_is_not(tmp_path):
-    assert set(read(tmp_path, GOOD).unet) == {"block.attn2.to_k"}
-    assert set(read(tmp_path, LOHA).unet) == {"block.attn2.to_k"}
+    assert set(read(tmp_path, GOOD).unet) == {"block.attn2.to_k.weight"}
+    assert set(read(tmp_path, LOHA).unet) == {"block.attn2.to_k.weight"}
 
 
 def test_up_to_ten_names_are_listed(tmp_path):
@@ -241,7 +294,7 @@ def test_a_wrong_header_is_refused(tmp_path, text, reason):
 def test_an_own_alpha_counts_before_the_headers(tmp_path):
     settings = json.dumps({"unet.lora_alpha": 8})
     tensors = tiny.peft({"block.attn2.to_k": (random(4, 12), random(20, 4))})
-    alphas = [read(tmp_path, t, lora_adapter_metadata=settings).unet["block.attn2.to_k"].alpha
+    alphas = [read(tmp_path, t, lora_adapter_metadata=settings).unet["block.attn2.to_k.weight"].alpha
               for t in (tensors, tensors | {"unet.block.attn2.to_k.alpha": torch.tensor(3.0)})]  # fmt: skip
     assert alphas == [8, 3]
 
@@ -278,8 +331,8 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, layout, kind):
     path = tmp_path / "saved.safetensors"
     save_lora(path, unet=unet, text_encoder=text, layout=layout, metadata={"title": "mine"})
     read = read_lora(path, unet=UNET, text_encoder=TEXT)
-    pairs = [(read.unet[layer], delta) for layer, delta in unet.items()]
-    pairs += [(read.text_encoder["encoder.layers.0.self_attn.q_proj"], *text.values())]
+    pairs = [(read.unet[f"{layer}.weight"], delta) for layer, delta in unet.items()]
+    pairs += [(read.text_encoder["encoder.layers.0.self_attn.q_proj.weight"], *text.values())]
     for got, delta in pairs:
         assert torch.equal(got.down, delta.down)
         assert torch.equal(got.up, delta.up)
@@ -292,7 +345,7 @@ def test_tucker_factors_are_saved_in_kohyas_form(tmp_path):
     delta = LowRank(random(4, 12, 1, 1), random(20, 4, 1, 1), 2.0, random(4, 4, 3, 3))
     path = tmp_path / "saved.safetensors"
     save_lora(path, unet={"block.conv": delta}, layout="kohya")
-    assert torch.equal(read_lora(path, unet=UNET, text_encoder={}).unet["block.conv"].mid, delta.mid)
+    assert torch.equal(read_lora(path, unet=UNET, text_encoder={}).unet["block.conv.weight"].mid, delta.mid)
     with pytest.raises(ValueError, match="Tucker"):
         save_lora(path, unet={"block.conv": delta})
 

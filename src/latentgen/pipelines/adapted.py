@@ -21,6 +21,9 @@ from latentgen.weights.adapters.names import TEXT_PREFIX
 KEPT = 2
 """Adapted networks that a pipeline keeps of each component: those of the last calls with different scales."""
 
+LAYERS = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm
+"""Those that adapters can change."""
+
 T = TypeVar("T")
 N = TypeVar("N", bound=nn.Module)
 
@@ -49,54 +52,55 @@ class Parts:
 
 
 Term = tuple[str, Delta, float]
-"""An adapter's name, what it does to a layer, and how much of it."""
+"""An adapter's name, what it does to a parameter, and how much of it."""
 
 
-def layers_of(network: nn.Module | None) -> dict[str, tuple[str, Tensor]]:
-    """Linear and convolutional layers, as adapters name them (without `text_model.`): the network's own name, and the weight."""
+def changeable(network: nn.Module | None) -> dict[str, tuple[str, Tensor]]:
+    """The parameters that adapters can change, as these name them (without `text_model.`): the network's name, and the tensor."""
     modules = [] if network is None else network.named_modules()
     return {
-        name.removeprefix(TEXT_PREFIX): (name, module.weight.detach())
+        f"{name}.{own}".removeprefix(TEXT_PREFIX): (f"{name}.{own}", parameter.detach())
         for name, module in modules
-        if isinstance(module, nn.Linear | nn.Conv2d)
+        if isinstance(module, LAYERS)
+        for own, parameter in module.named_parameters(recurse=False)
     }
 
 
-def layer_shapes(network: nn.Module | None) -> dict[str, Shape]:
-    """The shapes of the weights that adapters can change, by layer; of no network there are none."""
-    return {layer: tuple(weight.shape) for layer, (_, weight) in layers_of(network).items()}
+def changeable_shapes(network: nn.Module | None) -> dict[str, Shape]:
+    """The shapes of the parameters that adapters can change, by name; of no network there are none."""
+    return {name: tuple(parameter.shape) for name, (_, parameter) in changeable(network).items()}
 
 
 @torch.no_grad()
 def with_deltas(network: N, changes: Iterable[tuple[str, Mapping[str, Delta], float]], component: str) -> N:
-    """The network with each changed layer's weight W + sum_i s_i d_i(W), added in float32 and cast once.
+    """The network with each changed parameter W + sum_i s_i d_i(W), added in float32 and cast once.
 
     Args:
         network: stays as it is.
-        changes: adapters: name, deltas by layer, and scale s.
+        changes: adapters: name, deltas by parameter, and scale s.
         component: what the network is called in errors.
 
     Raises:
-        ValueError: if a layer is not there any more, or of another shape.
+        ValueError: if a parameter is not there any more, or of another shape.
         FloatingPointError: if a weight is not finite in the network's dtype then.
     """
     terms: dict[str, list[Term]] = {}
     for name, deltas, scale in changes:
-        for layer, delta in deltas.items():
-            terms.setdefault(layer, []).append((name, delta, scale))
-    layers = layers_of(network)
+        for parameter, delta in deltas.items():
+            terms.setdefault(parameter, []).append((name, delta, scale))
+    found = changeable(network)
     weights: dict[str, Tensor] = {}
-    for layer, summands in terms.items():
-        where = f"{component}.{layer}"
-        if layer not in layers:
+    for parameter, summands in terms.items():
+        where = f"{component}.{parameter}"
+        if parameter not in found:
             raise ValueError(f"{where}, which the LoRA {summands[0][0]!r} changes, is gone: unload_lora() first.")
-        name, weight = layers[layer]
-        weights[f"{name}.weight"] = _changed(weight, summands, where)
+        name, weight = found[parameter]
+        weights[name] = _changed(weight, summands, where)
     # The extremes are NaN if any value is; looking at them together waits for a GPU once.
     fine = torch.stack([torch.stack(weight.aminmax()).isfinite().all() for weight in weights.values()])
     if not bool(fine.all()):
         bad = next(name for name, good in zip(weights, fine.tolist(), strict=True) if not good)
-        used = ", ".join(repr(name) for name, _, _ in terms[bad.removesuffix(".weight").removeprefix(TEXT_PREFIX)])
+        used = ", ".join(repr(name) for name, _, _ in terms[bad.removeprefix(TEXT_PREFIX)])
         dtype = weights[bad].dtype
         raise FloatingPointError(
             f"{component}.{bad} is not finite in {dtype} with the LoRA {used}: lower its scale"

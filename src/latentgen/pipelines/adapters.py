@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
-from latentgen.pipelines.adapted import Parts, Shells, layer_shapes, with_deltas
+from latentgen.pipelines.adapted import Parts, Shells, changeable_shapes, with_deltas
 from latentgen.pipelines.inputs import check_component, check_number
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.runtime.warn import warn_user
 from latentgen.text import Runs, check_new_token, token_table, with_tokens, with_vectors
 from latentgen.weights.adapters import LoRA, read_embedding, read_lora
+from latentgen.weights.compvis.unet import original_layers
 
 CHANGED = ("unet", "text_encoder", "tokenizer")
 """The components that adapters change."""
@@ -60,7 +61,7 @@ class TextPipeline(Pipeline):
     _shells: Mapping[str, Shells] = MappingProxyType({})
 
     def load_lora(self, path: str | os.PathLike[str], scale: float = 1.0, name: str | None = None) -> str:
-        """Use a LoRA, LoHa, LoKr or DoRA in the calls that follow.
+        """Use a LoRA, LoHa, LoKr, DoRA, full difference or IA3 in the calls that follow.
 
         Args:
             path: a safetensors file in PEFT's, diffusers' or kohya's (A1111's) spelling.
@@ -80,7 +81,12 @@ class TextPipeline(Pipeline):
         if not isinstance(name, str) or not name:
             raise ValueError(f"name={name!r} must be a text, for example 'watercolour'.")
         self._check_unused(name)
-        lora = read_lora(path, unet=layer_shapes(self.unet), text_encoder=layer_shapes(self.text_encoder))
+        lora = read_lora(
+            path,
+            unet=changeable_shapes(self.unet),
+            text_encoder=changeable_shapes(self.text_encoder),
+            original=original_layers(asdict(self.unet.config)),
+        )
         with _changing:
             self._check_unused(name)
             self._keep(loras={**self._loras, name: Loaded(lora, scale)})
@@ -255,7 +261,7 @@ class TextPipeline(Pipeline):
     @staticmethod
     def _check_fits(loras: Mapping[str, Loaded], embeddings: Embeddings | None, components: Mapping[str, Any]) -> None:
         """Raise ValueError unless adapters fit these components."""
-        unet, encoder = layer_shapes(components["unet"]), layer_shapes(components["text_encoder"])
+        unet, encoder = changeable_shapes(components["unet"]), changeable_shapes(components["text_encoder"])
         for name, (lora, _) in loras.items():
             if lines := lora.misfits(unet, encoder):
                 raise ValueError(

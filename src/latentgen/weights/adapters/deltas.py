@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 class Delta(Protocol):
-    """A change of one layer's weight."""
+    """A change of one parameter, a layer's weight for most."""
 
     def misfit(self, shape: Shape) -> str | None:
         """Why it cannot change a weight of this shape; None if it can. Looks at shapes only."""
@@ -172,6 +172,8 @@ class Decomposed:
     by_input: bool = False
 
     def misfit(self, shape: Shape) -> str | None:
+        if len(shape) < 2:
+            return "it has directions, and the parameter is no matrix"
         wanted = shape[1] if self.by_input else shape[0]
         if self.magnitude.numel() != wanted:
             return f"its magnitude {_of(self.magnitude)} is not one number for each of the layer's {wanted} channels"
@@ -186,6 +188,49 @@ class Decomposed:
         return (
             changed * (magnitude / length.clamp_min(torch.finfo(torch.float32).tiny)) - weight
         )  # a row of zeros stays
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """A change that is written down in full (LyCORIS' `diff`, and what it calls norms), of a weight or a bias.
+
+    Attributes:
+        difference: of the parameter's shape.
+    """
+
+    difference: Tensor
+
+    def misfit(self, shape: Shape) -> str | None:
+        return _compare(tuple(self.difference.shape), shape)
+
+    def change(self, weight: Tensor) -> Tensor:
+        return self.difference.to(weight.device, torch.float32, copy=True).reshape(weight.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """IA3: each row of the weight times a number of its own (Liu et al. 2022, section 3.3), which LyCORIS has less one.
+
+    Attributes:
+        scales: in any shape, a number for each output channel, or for each input channel.
+        by_input: which of them.
+    """
+
+    scales: Tensor
+    by_input: bool = False
+
+    def misfit(self, shape: Shape) -> str | None:
+        if len(shape) < 2:
+            return "it has rows to scale, and the parameter is no matrix"
+        wanted = shape[1] if self.by_input else shape[0]
+        if self.scales.numel() == wanted:
+            return None
+        return f"its scales {_of(self.scales)} are not one number for each of the layer's {wanted} channels"
+
+    def change(self, weight: Tensor) -> Tensor:
+        axis = 1 if self.by_input else 0
+        shape = [-1 if k == axis else 1 for k in range(weight.ndim)]
+        return weight * self.scales.to(weight.device, torch.float32).reshape(shape)
 
 
 def _kernel_last(part: Tensor) -> Shape | None:
@@ -231,6 +276,6 @@ def _compare(made: Shape, layer: Shape) -> str | None:
     """None if a change of shape `made` is one of a weight of shape `layer`, be it flat or with a kernel of 1 x 1."""
     same_rows = (made[0], math.prod(made[1:])) == (layer[0], math.prod(layer[1:]))
     point = len(made) == 2 or made[2:] == (1, 1)
-    if made == layer or (len(made) != len(layer) and same_rows and point):
+    if made == layer or (len(made) != len(layer) > 1 and same_rows and point):
         return None
-    return f"it makes {made} and the layer's weight is {layer}"
+    return f"it makes {made} and the parameter is {layer}"

@@ -1,4 +1,4 @@
-"""LoRA files and their kin (LoHa, LoKr, DoRA), in every spelling, to changes of a UNet's and a text encoder's layers.
+"""LoRA files and their kin (LoHa, LoKr, DoRA, ...), in every spelling, to changes of a UNet's and a text encoder's parameters.
 
 Loading is all or nothing: every name must fit a layer, every group of factors must be whole, every shape must be the layer's.
 """
@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from latentgen.weights.adapters.deltas import Decomposed, Delta, Hadamard, Kronecker, LowRank, Shape
-from latentgen.weights.adapters.names import OTHER_MODELS, TEXT, UNET, Layers, Place
+from latentgen.weights.adapters.deltas import Decomposed, Delta, Difference, Hadamard, Kronecker, LowRank, Scaled, Shape
+from latentgen.weights.adapters.names import OTHER_KINDS, OTHER_MODELS, TEXT, UNET, Layers, Place
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.safetensors_io import read_header, read_tensors
 
@@ -32,7 +33,13 @@ METADATA_KEY = "lora_adapter_metadata"
 MOST_PATTERNS = 4096
 """Exceptions that a header may list: more than any of these networks has layers."""
 
-WHOLE = "LoRA has down and up, LoHa four of hada_w, LoKr lokr_w1 and lokr_w2, each whole or as _a and _b"
+KINDS = "LoRA, LoHa, LoKr, DoRA, full differences, IA3"
+WHOLE = (
+    "LoRA has down and up, LoHa four of hada_w, LoKr lokr_w1 and lokr_w2, each whole or as _a and _b, a full difference diff, "
+    "IA3 weight and on_input"
+)
+
+WEIGHT = ".weight"
 
 Group = dict[str, Tensor]
 
@@ -43,7 +50,8 @@ class LoRA:
 
     Attributes:
         path: where it was read.
-        unet, text_encoder: changes by layer; of the text encoder without `text_model.`.
+        unet, text_encoder: changes by parameter (`mid_block.resnets.0.conv1.weight`); of the text encoder without
+            `text_model.`.
     """
 
     path: Path
@@ -51,23 +59,30 @@ class LoRA:
     text_encoder: Mapping[str, Delta]
 
     def misfits(self, unet: Mapping[str, Shape], text_encoder: Mapping[str, Shape]) -> list[str]:
-        """What keeps it from changing these layers: a line for each that is not there or of another shape."""
+        """What keeps it from changing these parameters: a line for each that is not there or of another shape."""
         lines = []
         for network, deltas, shapes in ((UNET, self.unet, unet), (TEXT, self.text_encoder, text_encoder)):
-            for layer, delta in deltas.items():
-                reason = delta.misfit(shapes[layer]) if layer in shapes else "there is no such layer"
+            for name, delta in deltas.items():
+                reason = delta.misfit(shapes[name]) if name in shapes else "there is no such parameter"
                 if reason:
-                    lines.append(f"{network}.{layer}: {reason}")
+                    lines.append(f"{network}.{name}: {reason}")
         return lines
 
 
-def read_lora(path: str | os.PathLike[str], *, unet: Mapping[str, Shape], text_encoder: Mapping[str, Shape]) -> LoRA:
-    """Read a LoRA, LoHa, LoKr or DoRA file in PEFT's, diffusers' or kohya's spelling.
+def read_lora(
+    path: str | os.PathLike[str],
+    *,
+    unet: Mapping[str, Shape],
+    text_encoder: Mapping[str, Shape],
+    original: Mapping[str, str] = MappingProxyType({}),
+) -> LoRA:
+    """Read a LoRA, LoHa, LoKr or DoRA file in PEFT's, diffusers' or kohya's spelling, or what else LyCORIS writes.
 
     Args:
         path: a safetensors file.
-        unet, text_encoder: the shape of every weight that can be changed, by its layer; those of the text encoder without
-            `text_model.`.
+        unet, text_encoder: the shape of every parameter that can be changed, by its name (`conv_in.weight`); those of the text
+            encoder without `text_model.`.
+        original: what the original code calls layers of the UNet, and their names here: kohya's spelling may have either.
 
     Raises:
         WeightsError: if the file cannot be read, or anything in it has no place in these networks; it lists up to ten names.
@@ -77,21 +92,26 @@ def read_lora(path: str | os.PathLike[str], *, unet: Mapping[str, Shape], text_e
     tensors = read_tensors(path)
     if not tensors:
         raise WeightsError(f"{path} holds no tensors: it is no LoRA. Fetch the file again.")
-    groups = _grouped(path, tensors, Layers(unet, text_encoder), unet)
+    names = Layers(_layers(unet), _layers(text_encoder), original)
+    groups = _grouped(path, tensors, names, unet)
     settings = _Settings.of(path)
     deltas: dict[str, dict[str, Delta]] = {UNET: {}, TEXT: {}}
     problems: list[str] = []
-    for (network, layer), group in groups.items():
+    for (network, name), group in groups.items():
         try:
-            deltas[network][layer] = _delta(group, settings.alpha(network, layer, group))
+            deltas[network][name] = _delta(group, settings.alpha(network, name.removesuffix(WEIGHT), group))
         except ValueError as error:
-            problems.append(f"{network}.{layer}: {error}")
+            problems.append(f"{network}.{name}: {error}")
     if problems:
         raise WeightsError(_message(path, "its factors are not whole or no numbers", problems, "Fetch the file again."))
     lora = LoRA(path, deltas[UNET], deltas[TEXT])
     if lines := lora.misfits(unet, text_encoder):
         raise WeightsError(_message(path, "it does not fit this model", lines, _other_width(groups, unet)))
     return lora
+
+
+def _layers(parameters: Iterable[str]) -> list[str]:
+    return [name.removesuffix(WEIGHT) for name in parameters if name.endswith(WEIGHT)]
 
 
 def refuse_pickle(path: Path) -> None:
@@ -106,19 +126,22 @@ def refuse_pickle(path: Path) -> None:
 def _grouped(
     path: Path, tensors: Mapping[str, Tensor], layers: Layers, unet: Mapping[str, Shape]
 ) -> dict[tuple[str, str], Group]:
-    """The factors of each layer, by role."""
+    """The factors of each parameter, by role."""
     places: dict[str, Place | None] = {key: layers.place(key) for key in tensors}
     if unknown := [key for key, place in places.items() if place is None]:
-        known = {(p.network, p.layer): {p.role: tensors[key]} for key, p in places.items() if p and p.role == "down"}
+        known = {
+            (p.network, p.parameter): {p.role: tensors[key]} for key, p in places.items() if p and p.role == "down"
+        }
         hint = next((why for starts, why in OTHER_MODELS.items() if any(k.startswith(starts) for k in unknown)), None)
+        kind = next((why for ends, why in OTHER_KINDS.items() if any(k.endswith(ends) for k in unknown)), None)
         lines = [f"{key} {tuple(tensors[key].shape)}" for key in unknown]
-        remedy = hint or _other_width(known, unet)
+        remedy = hint or (f"{kind}, and {KINDS} are read." if kind else _other_width(known, unet))
         raise WeightsError(_message(path, "these names fit no layer of this model", lines, remedy))
     groups: dict[tuple[str, str], Group] = {}
     twice: list[str] = []
     for key, place in places.items():
         assert place is not None
-        group = groups.setdefault((place.network, place.layer), {})
+        group = groups.setdefault((place.network, place.parameter), {})
         if place.role in group:
             twice.append(key)
         group[place.role] = tensors[key]
@@ -134,7 +157,7 @@ def _delta(group: Group, alpha: float | None) -> Delta:
         ValueError: if they are not those of one kind, all of them, or not finite numbers.
     """
     for role, tensor in group.items():
-        if role == "alpha":
+        if role in ("alpha", "on_input"):  # a number each, and looked at there
             continue
         if not tensor.is_floating_point():
             raise ValueError(f"{role} is {tensor.dtype}, and must be floating-point")
@@ -160,6 +183,10 @@ def _delta(group: Group, alpha: float | None) -> Delta:
 def _of_kind(factors: Group, alpha: float | None) -> Delta | None:
     names = frozenset(factors)
     get = factors.get
+    if names == {"diff"}:
+        return Difference(factors["diff"])
+    if names == {"scales", "on_input"}:
+        return Scaled(factors["scales"], by_input=_number("on_input", _single(factors["on_input"])) != 0)
     if names - {"mid"} == {"down", "up"}:
         return LowRank(factors["down"], factors["up"], alpha, get("mid"))
     hadamard = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
@@ -214,7 +241,7 @@ class _Settings:
             WeightsError: for patterns that cannot be followed.
         """
         if "alpha" in group:
-            return _number("alpha", group["alpha"].item() if group["alpha"].numel() == 1 else None)
+            return _number("alpha", _single(group["alpha"]))
         table = self.by_network.get(network, {})
         if "down" not in group or table.get("lora_alpha") is None:
             return None
@@ -228,6 +255,10 @@ class _Settings:
                 break
         alpha = _number("lora_alpha", value)
         return alpha * math.sqrt(group["down"].shape[0]) if table.get("use_rslora") is True else alpha
+
+
+def _single(tensor: Tensor) -> Any:
+    return tensor.item() if tensor.numel() == 1 else None
 
 
 def _number(name: str, value: Any) -> float:
@@ -258,9 +289,9 @@ def _names(pattern: str, layer: str, path: Path) -> bool:
 
 def _other_width(groups: Mapping[tuple[str, str], Group], unet: Mapping[str, Shape]) -> str:
     """What to do about a file that does not fit: for another base model it is told by the width of the texts."""
-    for (network, layer), group in groups.items():
-        if network == UNET and layer.endswith("attn2.to_k") and layer in unet and "down" in group:
-            down, width = group["down"], unet[layer][1]
+    for (network, name), group in groups.items():
+        if network == UNET and name.endswith("attn2.to_k.weight") and name in unet and "down" in group:
+            down, width = group["down"], unet[name][1]
             if down.ndim >= 2 and down.shape[1] != width:
                 theirs, ours = (f"{w}{_BY_WIDTH.get(w, '')}" for w in (down.shape[1], width))
                 return (

@@ -5,13 +5,15 @@
 | PEFT | `unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight` |
 | diffusers before PEFT | `unet. ... .attn1.to_q.lora.down.weight`, `text_encoder. ... .q_proj.lora_linear_layer.down.weight` |
 | the first one of diffusers | `unet. ... .attn1.processor.to_q_lora.down.weight`, with and without `unet.` |
-| kohya, A1111, LyCORIS | `lora_unet_down_blocks_0_ ... _attn1_to_q.lora_down.weight` |
+| kohya, A1111, LyCORIS | `lora_unet_down_blocks_0_ ... _attn1_to_q.lora_down.weight`, or in the original code's names |
+| | `lora_unet_input_blocks_1_1_ ... _attn1_to_q.lora_down.weight` |
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 UNET, TEXT = "unet", "text_encoder"
@@ -30,7 +32,18 @@ ROLES = {
     "lokr_w1": "lokr_w1", "lokr_w1_a": "lokr_w1_a", "lokr_w1_b": "lokr_w1_b",
     "lokr_w2": "lokr_w2", "lokr_w2_a": "lokr_w2_a", "lokr_w2_b": "lokr_w2_b", "lokr_t2": "lokr_t2",
 }  # fmt: skip
-"""What stands behind a layer's name, and the factor that it is."""
+"""What stands behind a layer's name, and the factor that it is: of a change of the layer's weight."""
+
+FLAT_ROLES = {
+    "diff": "diff",
+    "w_norm": "diff",
+    "weight": "scales",
+    "on_input": "on_input",
+}
+"""The same in kohya's spelling alone: in the others, a `weight` behind a layer's name is that of a whole model."""
+
+BIAS_ROLES = {"diff_b": "diff", "b_norm": "diff"}
+"""The same for changes of the layer's bias."""
 
 FLAT = {"lora_unet_": UNET, "lora_te_": TEXT, "lora_te1_": TEXT}
 """Beginnings of names in which the layer is spelt with `_` for every dot."""
@@ -56,31 +69,44 @@ _ROLE = re.compile(rf"(?P<layer>.+?)\.(?P<role>{'|'.join(map(re.escape, sorted(R
 OTHER_MODELS = {
     ("lora_te2_", "lora_te3_", "text_encoder_2.", "text_encoder_3."): "It is for a model with several text encoders, as "
     "Stable Diffusion XL.",
-    ("lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_"): "Its layers are named as in the "
-    "original code, as those for Stable Diffusion XL are.",
+    ("lora_unet_label_emb_0_", "lora_unet_add_embedding_"): "It is for Stable Diffusion XL.",
     ("lora_unet_double_blocks_", "lora_unet_single_blocks_", "lora_unet_joint_blocks_", "lora_transformer_", "transformer.",
      "diffusion_model."): "It is for a model with a transformer in the UNet's place, as Stable Diffusion 3 or Flux.",
 }  # fmt: skip
 """Beginnings of names that betray another base model."""
+
+OTHER_KINDS = {
+    (".oft_blocks", ".oft_diag"): "It is of the kind OFT",
+    (".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight"): "It is of the kind GLoRA",
+}
+"""Ends of names that betray another kind of adapter."""
 
 
 class Place(NamedTuple):
     """What a name in a file means."""
 
     network: str
-    layer: str
+    parameter: str
     role: str
 
 
 class Layers:
     """The layers of a UNet and of a text encoder, by every spelling of their names."""
 
-    def __init__(self, unet: Iterable[str], text_encoder: Iterable[str]) -> None:
-        """Args: names of layers with a weight, those of the text encoder without `text_model.`."""
+    def __init__(
+        self, unet: Iterable[str], text_encoder: Iterable[str], original: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Take note of the names.
+
+        Args:
+            unet, text_encoder: of layers with a weight, those of the text encoder without `text_model.`.
+            original: what the original code calls layers of the UNet, and their names here.
+        """
         self.names = {UNET: frozenset(unet), TEXT: frozenset(text_encoder)}
+        known = {theirs: ours for theirs, ours in original.items() if ours in self.names[UNET]}
         self.flat = {
-            UNET: _flat(self.names[UNET], ""),
-            TEXT: _flat(self.names[TEXT], "") | _flat(self.names[TEXT], TEXT_PREFIX),
+            UNET: _flat({name: name for name in self.names[UNET]} | known),
+            TEXT: _flat({start + name: name for name in self.names[TEXT] for start in ("", TEXT_PREFIX)}),
         }
 
     def place(self, key: str) -> Place | None:
@@ -89,7 +115,7 @@ class Layers:
             if key.startswith(prefix):
                 flat, _, role = key.removeprefix(prefix).partition(".")
                 layer = self.flat[network].get(flat)
-                return Place(network, layer, ROLES[role]) if layer and role in ROLES else None
+                return _place(network, layer, role) if layer else None
         for prefix, network in DOTTED.items():
             if key.startswith(prefix):
                 return self._dotted(network, key.removeprefix(prefix))
@@ -104,19 +130,26 @@ class Layers:
         else:
             return None
         layer = layer.removeprefix(TEXT_PREFIX) if network == TEXT else layer
-        return Place(network, layer, role) if layer in self.names[network] else None
+        return Place(network, f"{layer}.weight", role) if layer in self.names[network] else None
 
 
-def _flat(names: Iterable[str], prefix: str) -> dict[str, str]:
-    """Layers by their names with `_` for dots.
+def _place(network: str, layer: str, role: str) -> Place | None:
+    """What a role in kohya's spelling means."""
+    if role in BIAS_ROLES:
+        return Place(network, f"{layer}.bias", BIAS_ROLES[role])
+    known = ROLES.get(role) or FLAT_ROLES.get(role)
+    return Place(network, f"{layer}.weight", known) if known else None
+
+
+def _flat(names: Mapping[str, str]) -> dict[str, str]:
+    """Layers by any of their names, with `_` for dots.
 
     Raises:
         RuntimeError: if two would have the same name, which no network of ours has.
     """
     table: dict[str, str] = {}
-    for name in names:
-        flat = (prefix + name).replace(".", "_")
-        if flat in table:
-            raise RuntimeError(f"{name} and {table[flat]} are both {flat} in kohya's spelling.")
-        table[flat] = name
+    for name, layer in names.items():
+        flat = name.replace(".", "_")
+        if table.setdefault(flat, layer) != layer:
+            raise RuntimeError(f"{layer} and {table[flat]} are both {flat} in kohya's spelling.")
     return table

@@ -127,6 +127,16 @@ def unet_table(config: Mapping[str, Any]) -> Table:
     return Table(_rows(config))
 
 
+def original_layers(config: Mapping[str, Any]) -> dict[str, str]:
+    """What the original code calls the layers of a `UNet2DConditionModel` with these settings, and their names here."""
+    table = unet_table({**config, "attention_head_dim": (1,) * len(config["block_out_channels"])})  # says no names
+    return {
+        row.theirs.removesuffix(".weight"): row.ours[0].removesuffix(".weight")
+        for row in table.rows.values()
+        if row.theirs.endswith(".weight")
+    }
+
+
 def _rows(config: Mapping[str, Any]) -> Iterator[Row]:
     levels, resnets = len(config["block_out_channels"]), config["layers_per_block"]
     head_sizes = config["attention_head_dim"]
