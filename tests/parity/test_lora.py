@@ -9,7 +9,7 @@ import torch
 from tiny_sd import make_model_folder, relative_error, their_pipeline
 
 from latentgen.pipelines.text2image import Text2ImagePipeline
-from latentgen.weights.adapters import LowRank, read_lora, save_lora
+from latentgen.weights.adapters import Decomposed, LowRank, read_lora, save_lora
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, at every load
@@ -228,6 +228,18 @@ def test_what_is_saved_in_pefts_form_loads_there(ours, other, tmp_path):
         assert relative_error(one, expected) < LIMIT
     save_lora(path, unet=described, text_encoder=text, layout="kohya")  # theirs mixes up different alphas of this form
     assert all(torch.equal(one, again) for one, again in zip(got, mine(ours, path)[0], strict=True))
+
+
+def test_dora_that_is_saved_in_pefts_form_loads_there(ours, other, tmp_path):
+    pairs = tiny.factors(ours.unet, tiny.ATTENTION + tiny.CONV[:3])
+    lengths = [tiny.noise(up.shape[0], seed=k).abs() + 0.5 for k, (_, up) in enumerate(pairs.values())]
+    made = zip(pairs.items(), lengths, strict=True)
+    unet = {layer: Decomposed(LowRank(down, up, 3.0), length) for (layer, (down, up)), length in made}
+    path = tmp_path / "one.safetensors"
+    save_lora(path, unet=unet)
+    (got, _), (change, _) = mine(ours, path)
+    assert change > 0.1
+    assert relative_error(got, theirs(other, path)[0]) < LIMIT
 
 
 def test_what_is_saved_in_kohyas_form_loads_there(ours, other, tmp_path):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from published import published, unet_words
 from safetensors.torch import load_file
 
-from latentgen.weights.adapters import LowRank, read_lora, save_lora
+from latentgen.weights.adapters import Decomposed, Difference, LowRank, read_lora, save_lora
 from latentgen.weights.adapters.names import Layers
 from latentgen.weights.compvis.unet import original_layers
 from latentgen.weights.errors import WeightsError
@@ -341,6 +341,22 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, layout, kind):
     assert len(load_file(path)) == {"peft": 8, "kohya": 12}[layout]
 
 
+@pytest.mark.parametrize(("layout", "by_input"), [("peft", False), ("kohya", False), ("kohya", True)])
+def test_dora_comes_back_bit_for_bit(tmp_path, layout, by_input):
+    axis = 1 if by_input else 0
+    unet = {
+        "block.attn2.to_k": Decomposed(LowRank(random(4, 12), random(20, 4), 2.0), random(LINEAR[axis]), by_input),
+        "block.conv": Decomposed(LowRank(random(2, 12, 3, 3), random(20, 2, 1, 1)), random(CONV[axis]), by_input),
+    }
+    path = tmp_path / "saved.safetensors"
+    save_lora(path, unet=unet, layout=layout)
+    read = read_lora(path, unet=UNET, text_encoder=TEXT)
+    for layer, delta in unet.items():
+        got, weight = read.unet[f"{layer}.weight"], random(*UNET[f"{layer}.weight"], seed=9)
+        assert torch.equal(got.magnitude.flatten(), delta.magnitude)
+        assert torch.equal(got.change(weight), delta.change(weight))
+
+
 def test_tucker_factors_are_saved_in_kohyas_form(tmp_path):
     delta = LowRank(random(4, 12, 1, 1), random(20, 4, 1, 1), 2.0, random(4, 4, 3, 3))
     path = tmp_path / "saved.safetensors"
@@ -356,6 +372,18 @@ def test_tucker_factors_are_saved_in_kohyas_form(tmp_path):
         ({"layout": "diffusers"}, "layout='diffusers' must be one of 'peft', 'kohya'"),
         ({"unet": {}}, "nothing to write"),
         ({"unet": {"block.attn2.to_k": LowRank(random(4, 12), random(20, 5))}}, "rank"),
+        ({"unet": {"block.attn2.to_k": Difference(random(20, 12))}}, "is a Difference: only LoRA and DoRA"),
+        ({"unet": {"k": Decomposed(LowRank(random(4, 12), random(20, 4)), random(19))}}, r"magnitude \(19,\)"),
+        ({"unet": {"k": Decomposed(LowRank(random(4, 12), random(20, 4)), random(12), True)}}, "magnitudes by input"),
+        (
+            {
+                "unet": {
+                    "k": Decomposed(LowRank(random(4, 12), random(20, 4)), random(20)),
+                    "q": LowRank(random(4, 12), random(20, 4)),
+                }
+            },
+            "q has no magnitude and k has",
+        ),
     ],
 )
 def test_what_cannot_be_saved_is_refused(tmp_path, arguments, reason):

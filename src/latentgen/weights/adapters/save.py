@@ -1,4 +1,4 @@
-"""Writing LoRA factors, as from training, in the two forms that other programs read."""
+"""Writing LoRA and DoRA factors, as from training, in the two forms that other programs read."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from latentgen.weights.adapters.deltas import LowRank
+from latentgen.weights.adapters.deltas import Decomposed, LowRank
 from latentgen.weights.adapters.lora import METADATA_KEY
 from latentgen.weights.adapters.names import TEXT, TEXT_PREFIX, UNET
 from latentgen.weights.safetensors_io import write_tensors
 
 Layout = Literal["peft", "kohya"]
+Factors = LowRank | Decomposed
+Networks = Mapping[str, Mapping[str, Factors]]
 
 
 def save_lora(
     path: str | os.PathLike[str],
     *,
-    unet: Mapping[str, LowRank] | None = None,
-    text_encoder: Mapping[str, LowRank] | None = None,
+    unet: Mapping[str, Factors] | None = None,
+    text_encoder: Mapping[str, Factors] | None = None,
     layout: Layout = "peft",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write LoRA factors; what is read back is the same, bit for bit.
+    """Write LoRA factors, or DoRA's (`Decomposed` on `LowRank`); what is read back is the same, bit for bit.
 
     Args:
         path: ends in ".safetensors".
@@ -38,8 +40,8 @@ def save_lora(
         metadata: further entries of the header.
 
     Raises:
-        ValueError: for a layout that is none of these, factors that do not multiply, a layer given twice, Tucker factors in
-            PEFT's form, which has none, or nothing to write.
+        ValueError: for a layout that is none of these, factors that do not multiply, a layer given twice, nothing to write, or
+            what PEFT's form has not: Tucker factors, magnitudes by input, or magnitudes of some layers of a network only.
         OSError: if the file cannot be written; nothing is left behind.
     """
     if layout not in get_args(Layout):
@@ -51,8 +53,11 @@ def save_lora(
         )
     for network, layers in networks.items():
         for layer, delta in layers.items():
-            up, down = delta.up, delta.down
-            shape = (up.shape[0], *down.shape[1:2], *(down if delta.mid is None else delta.mid).shape[2:])
+            low = _low_rank(delta)
+            if not isinstance(low, LowRank):
+                raise ValueError(f"{network}.{layer} is a {type(low).__name__}: only LoRA and DoRA are written.")
+            up, down = low.up, low.down
+            shape = (up.shape[0], *down.shape[1:2], *(down if low.mid is None else low.mid).shape[2:])
             if reason := delta.misfit(shape):
                 raise ValueError(f"{network}.{layer}: {reason}.")
     if layout == "kohya":
@@ -61,19 +66,37 @@ def save_lora(
         write_tensors(path, _peft(networks), {**(metadata or {}), METADATA_KEY: _peft_settings(networks)})
 
 
-Networks = Mapping[str, Mapping[str, LowRank]]
+def _low_rank(delta: Factors) -> Any:
+    return delta.inner if isinstance(delta, Decomposed) else delta
+
+
+def _magnitude(delta: Decomposed) -> Tensor:
+    """The lengths in kohya's shape: (O, 1, ...), or (1, I, ...) by input."""
+    ones = [1] * (_low_rank(delta).down.ndim - 2)
+    return delta.magnitude.reshape(1, -1, *ones) if delta.by_input else delta.magnitude.reshape(-1, 1, *ones)
 
 
 def _peft(networks: Networks) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for network, layers in networks.items():
+        decomposed = {layer: delta for layer, delta in layers.items() if isinstance(delta, Decomposed)}
+        if decomposed and len(decomposed) < len(layers):
+            plain = next(layer for layer in layers if layer not in decomposed)
+            raise ValueError(
+                f"{network}.{plain} has no magnitude and {next(iter(decomposed))} has: PEFT's form has them for all layers of a "
+                "network, or for none. Use layout='kohya'."
+            )
         for layer, delta in layers.items():
-            if delta.mid is not None:
-                raise ValueError(
-                    f"{network}.{layer} has Tucker factors, which PEFT's form has not: use layout='kohya'."
-                )
-            tensors[f"{network}.{layer}.lora_A.weight"] = delta.down
-            tensors[f"{network}.{layer}.lora_B.weight"] = delta.up
+            low = _low_rank(delta)
+            if low.mid is not None or (isinstance(delta, Decomposed) and delta.by_input):
+                what = "magnitudes by input" if low.mid is None else "Tucker factors"
+                raise ValueError(f"{network}.{layer} has {what}, which PEFT's form has not: use layout='kohya'.")
+            tensors[f"{network}.{layer}.lora_A.weight"] = low.down
+            tensors[f"{network}.{layer}.lora_B.weight"] = low.up
+            if isinstance(delta, Decomposed):
+                magnitude = delta.magnitude.flatten()
+                shaped = magnitude if low.down.ndim == 2 else magnitude.reshape(1, -1, 1, 1)
+                tensors[f"{network}.{layer}.lora_magnitude_vector"] = shaped
     return tensors
 
 
@@ -83,14 +106,16 @@ def _peft_settings(networks: Networks) -> str:
     for network, layers in networks.items():
         if not layers:
             continue
-        ranks = {layer: delta.rank for layer, delta in layers.items()}
-        alphas = {layer: float(delta.rank if delta.alpha is None else delta.alpha) for layer, delta in layers.items()}
+        lows = {layer: _low_rank(delta) for layer, delta in layers.items()}
+        ranks = {layer: low.rank for layer, low in lows.items()}
+        alphas = {layer: float(low.rank if low.alpha is None else low.alpha) for layer, low in lows.items()}
         rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
         fields = {
             "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": sorted(layers),
             "rank_pattern": {f"^{layer}": r for layer, r in ranks.items() if r != rank},
             "alpha_pattern": {f"^{layer}": a for layer, a in alphas.items() if a != alpha},
-            "use_rslora": False, "use_dora": False, "lora_bias": False, "bias": "none", "lora_dropout": 0.0,
+            "use_rslora": False, "use_dora": any(isinstance(delta, Decomposed) for delta in layers.values()),
+            "lora_bias": False, "bias": "none", "lora_dropout": 0.0,
         }  # fmt: skip
         settings |= {f"{network}.{field}": value for field, value in fields.items()}
     return json.dumps(settings, indent=2, sort_keys=True)
@@ -103,11 +128,14 @@ def _kohya(networks: Networks) -> dict[str, Tensor]:
             name = (start + (layer.removeprefix(TEXT_PREFIX) if network == TEXT else layer)).replace(".", "_")
             if f"{name}.lora_down.weight" in tensors:
                 raise ValueError(f"{network}.{layer} has the name of another layer, {name}, in kohya's form.")
-            tensors[f"{name}.lora_down.weight"] = delta.down
-            tensors[f"{name}.lora_up.weight"] = delta.up
-            if delta.mid is not None:
-                tensors[f"{name}.lora_mid.weight"] = delta.mid
-            alpha = float(delta.rank if delta.alpha is None else delta.alpha)
+            low = _low_rank(delta)
+            tensors[f"{name}.lora_down.weight"] = low.down
+            tensors[f"{name}.lora_up.weight"] = low.up
+            if low.mid is not None:
+                tensors[f"{name}.lora_mid.weight"] = low.mid
+            if isinstance(delta, Decomposed):
+                tensors[f"{name}.dora_scale"] = _magnitude(delta)
+            alpha = float(low.rank if low.alpha is None else low.alpha)
             single = torch.tensor(alpha, dtype=torch.float32, device="cpu")
             tensors[f"{name}.alpha"] = (
                 single if single.item() == alpha else single.new_tensor(alpha, dtype=torch.float64)
