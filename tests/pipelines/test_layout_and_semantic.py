@@ -113,11 +113,22 @@ def test_boxes_come_back_to_half_a_cell():
         ([LAYOUT, []], r"layout\[1\] has 0 objects"),
         ([], r"layout=\[\] must be a list of objects"),
         ("cat", "layout='cat' must be a list of objects"),
+        ([5], r"layout\[0\]=5 must be a list of objects"),
+        ([LAYOUT, "cat"], r"layout\[1\]='cat' must be a list of objects"),
+        ([(True, (0, 0, 1, 1))], "the class True is not known"),
     ],
 )
 def test_wrong_layouts_are_named(layout_pipe, layout, message):
     with pytest.raises(ValueError, match=message):
         layout_pipe(layout, **CALL)
+
+
+def test_numbers_may_be_those_of_numpy_and_torch():
+    tokenizer = LayoutTokenizer(NAMES, tokens=128, objects=4)
+    expected = tokenizer.encode([(2, (0.25, 0, 0.5, 1))])
+    box = [0.25, 0, 0.5, 1]
+    for given in ((np.int64(2), np.float32(box)), (np.uint8(2), torch.tensor(box)), (2, list(np.float16(box)))):
+        assert torch.equal(tokenizer.encode([given]), expected)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -159,7 +158,8 @@ class Semantic2ImagePipeline(Pipeline):
             if int(m.min()) < 0 or int(m.max()) >= count:
                 wrong = int(m.max()) if int(m.max()) >= count else int(m.min())
                 raise ValueError(f"labels: map {k} holds the label {wrong}; the model knows 0 to {count - 1}.")
-        return F.one_hot(torch.stack(maps), count).permute(0, 3, 1, 2).float()
+        given = torch.stack(maps)[:, None]
+        return torch.zeros(len(given), count, height, width, dtype=torch.float32, device="cpu").scatter_(1, given, 1)
 
 
 def _integers(value: Any, where: str) -> list[Tensor]:

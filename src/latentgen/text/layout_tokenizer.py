@@ -6,9 +6,11 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,6 +82,8 @@ class LayoutTokenizer:
         Raises:
             ValueError: naming the entry: for an unknown class, a box that leaves [0, 1] or is inverted, or a wrong number.
         """
+        if isinstance(objects, str) or not isinstance(objects, Sequence):
+            raise ValueError(f"{where}={objects!r} must be a list of objects, (class, (x0, y0, x1, y1)).")
         if not 1 <= len(objects) <= self.objects:
             raise ValueError(f"{where} has {len(objects)} objects; there must be 1 to {self.objects}.")
         ids = []
@@ -104,8 +108,8 @@ class LayoutTokenizer:
     def _class(self, label: Any, where: str) -> int:
         if isinstance(label, str) and label in self.class_names:
             return self.class_names.index(label)
-        if type(label) is int and 0 <= label < len(self.class_names):
-            return label
+        if isinstance(label, Integral) and not isinstance(label, bool) and 0 <= int(label) < len(self.class_names):
+            return int(label)
         names = ", ".join(self.class_names[:12]) + (" ..." if len(self.class_names) > 12 else "")
         raise ValueError(
             f"{where}: the class {label!r} is not known; use one of {names} (or 0 to {len(self.class_names) - 1})."
@@ -145,8 +149,9 @@ class LayoutTokenizer:
 
 def _checked(box: Any, where: str) -> Box:
     """Four numbers in [0, 1], the second corner to the lower right of the first."""
-    values = list(box) if isinstance(box, Sequence) and not isinstance(box, str) else []
-    if len(values) != 4 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+    given: Any = box.tolist() if isinstance(box, np.ndarray | Tensor) else box
+    values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
+    if len(values) != 4 or not all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
         raise ValueError(f"{where}: the box {box!r} must be four numbers, (left, top, right, bottom).")
     x0, y0, x1, y1 = (float(v) for v in values)
     if not (0 <= x0 <= 1 and 0 <= y0 <= 1 and 0 <= x1 <= 1 and 0 <= y1 <= 1):
