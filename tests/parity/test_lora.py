@@ -115,6 +115,7 @@ def test_a_unet_is_changed_alike_without_the_prefix(ours, tmp_path):
     attention = tiny.factors(ours.unet, tiny.ATTENTION)
     (first, _), _ = mine(ours, tiny.write(tmp_path / "one.safetensors", tiny.processor(attention)))
     bare = {f"base_model.model.{name.removeprefix('unet.')}": tensor for name, tensor in tiny.peft(attention).items()}
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 4}')
     for other in (tiny.processor(attention, start=""), bare):  # the second is what PEFT saves of one network
         (second, _), _ = mine(ours, tiny.write(tmp_path / "one.safetensors", other))
         assert torch.equal(first, second)
@@ -137,6 +138,48 @@ def test_a_unet_is_changed_alike_under_the_original_codes_names(ours, tmp_path):
     (second, _), _ = mine(ours, tiny.write(tmp_path / "one.safetensors", renamed))
     assert change > 0.1
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"alpha_pattern": {"attn1.to_q": 3.0}, "rank_pattern": {"attn2.to_k": 2}},
+    ],
+    ids=lambda options: next(iter(options), "plain"),
+)
+def test_what_peft_saves_itself(folder, ours, tmp_path, options):
+    """The file has no alphas: they stand in adapter_config.json beside it."""
+    import diffusers
+
+    theirs = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
+    layers = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "proj_in"]
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=layers, init_lora_weights=False, **options)
+    wrapped = peft.get_peft_model(theirs, config).eval()
+    wrapped.save_pretrained(tmp_path / "it")
+    expected, _ = outputs(wrapped, ours.text_encoder)
+    for path in (tmp_path / "it", tmp_path / "it" / "adapter_model.safetensors"):
+        (got, _), (change, _) = mine(ours, path)
+        assert change > 0.1
+        assert relative_error(got, expected) < LIMIT
+
+
+def test_what_one_network_of_diffusers_saves(folder, ours, tmp_path):
+    """The header's table has no prefixes then."""
+    import diffusers
+
+    theirs = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=4, lora_alpha=16, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False)
+    theirs.add_adapter(config)
+    theirs.eval().save_lora_adapter(tmp_path)
+    expected, _ = outputs(theirs, ours.text_encoder)
+    (got, _), (change, _) = mine(ours, tmp_path)
+    assert change > 0.1
+    assert relative_error(got, expected) < LIMIT
 
 
 def test_ranks_and_alphas_in_the_header(ours, other, tmp_path):

@@ -420,8 +420,8 @@ class TestPrediction:
         assert scheduler.timestep_spacing == "trailing"
 
     def test_what_is_no_prediction(self, told):
-        with pytest.raises(ValueError, match="prediction_type='v' must be"):
-            self.read(told, told[0], prediction_type="v")
+        with pytest.raises(ValueError, match="prediction_type='x' must be"):
+            self.read(told, told[0], prediction_type="x")
 
 
 def test_a_v_model_of_the_first_kind_keeps_its_mark(pipe, folder, tmp_path):

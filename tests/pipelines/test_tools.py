@@ -142,7 +142,7 @@ class TestConvert:
         convert(tmp_path / "unet.safetensors", tmp_path / "half.safetensors", family="sd-v1", dtype="fp16")
         assert read_tensors(tmp_path / "half.safetensors").keys() == unet.keys()
         for words, message in (({"family": "sd-v9"}, "family='sd-v9' is unknown"), ({"weights": "best"}, "weights='best' must"),
-                               ({"prediction_type": "v"}, "prediction_type='v' must")):  # fmt: skip
+                               ({"prediction_type": "x"}, "prediction_type='x' must")):  # fmt: skip
             with pytest.raises(ValueError, match=message):
                 convert(file, tmp_path / "out.safetensors", **{"family": "sd-v1", **words})
 

@@ -1,6 +1,8 @@
 """Adapter files against closed forms, and files that must be refused."""
 
 import json
+import re
+import time
 
 import pytest
 import tiny_lora as tiny
@@ -238,11 +240,16 @@ BAD = {
     "DoRA without a direction": ({f"{K}.dora_scale": torch.ones(20, 1)}, "dora_scale"),
     "two spellings of one layer": (GOOD | {"unet.block.attn2.to_k.lora_A.weight": random(4, 12)}, "twice"),
     "nothing": ({}, "no tensors"),
+    "PEFT's own, without its settings": ({f"base_model.model.block.attn2.to_k.lora_{x}.weight": random(*s) for x, s in
+                                         (("A", (4, 12)), ("B", (20, 4)))}, "adapter_config.json, which is not beside it"),
+    "LoRA and embeddings": (GOOD | {"bundle_emb.x.string_to_param.*": random(2, 8)}, "bundle_emb"),
+    "a factor without axes": (but(GOOD, lora_up__weight=torch.tensor(1.0)), "no two matrices"),
+    "a difference without axes": ({f"{K}.diff": torch.tensor(1.0)}, r"makes \(\)"),
     "Stable Diffusion XL": (GOOD | {"lora_te2_text_model_x.lora_up.weight": random(4, 4)}, "Stable Diffusion XL"),
     "Stable Diffusion XL's labels": ({"lora_unet_label_emb_0_0.lora_up.weight": random(4, 4)}, "Stable Diffusion XL"),
     "Flux": ({"transformer.single_blocks.0.lora_A.weight": random(4, 4)}, "Flux"),
-    "a whole model": ({"model.diffusion_model.out.2.weight": random(4, 4, 3, 3)}, r"out\.2\.weight"),
-    "an embedding": ({"emb_params": random(2, 8)}, "emb_params"),
+    "a whole model": ({"model.diffusion_model.out.2.weight": random(4, 4, 3, 3)}, "from_single_file"),
+    "an embedding": ({"emb_params": random(2, 8)}, "load_textual_inversion"),
     "a text encoder's layer that is not there": (
         {"text_encoder.text_model.encoder.layers.7.self_attn.q_proj.lora_A.weight": random(4, 8)}, r"layers\.7"),
 }  # fmt: skip
@@ -297,6 +304,34 @@ def test_an_own_alpha_counts_before_the_headers(tmp_path):
     alphas = [read(tmp_path, t, lora_adapter_metadata=settings).unet["block.attn2.to_k.weight"].alpha
               for t in (tensors, tensors | {"unet.block.attn2.to_k.alpha": torch.tensor(3.0)})]  # fmt: skip
     assert alphas == [8, 3]
+
+
+PATTERNS = {"to_k": 1, "^block.attn2.to_k": 2, "block.attn2.to_k": 3, "^attn2.to_k": 4, "k": 5, "block": 6}
+
+
+@pytest.mark.parametrize("order", [list(PATTERNS), list(reversed(PATTERNS)), ["k", "^attn2.to_k", "block"]])
+def test_the_first_pattern_that_fits_counts_as_in_peft(tmp_path, order):
+    tensors = tiny.peft({"block.attn2.to_k": (random(4, 12), random(20, 4))})
+    chosen = {name: PATTERNS[name] for name in order}
+    key = next((p for p in order if re.match(rf"(.*\.)?({p})$", "block.attn2.to_k")), None)
+    text = json.dumps({"unet.lora_alpha": 8, "unet.alpha_pattern": chosen})
+    read_back = read(tmp_path, tensors, lora_adapter_metadata=text)
+    assert read_back.unet["block.attn2.to_k.weight"].alpha == PATTERNS.get(key, 8)
+
+
+def test_many_patterns_for_many_layers_take_no_time(tmp_path):
+    layers = [f"block_{k}.to_q" for k in range(800)]
+    shapes = {f"{layer}.weight": (1, 1) for layer in layers}
+    patterns = {f"{'a.' * 100}{k}": 1.0 for k in range(4000)}
+    text = json.dumps({"unet.lora_alpha": 8, "unet.alpha_pattern": patterns})
+    tensors = tiny.peft({layer: (random(1, 1), random(1, 1)) for layer in layers})
+    path = tiny.write(tmp_path / "one.safetensors", tensors, lora_adapter_metadata=text)
+    began = time.process_time()
+    assert len(read_lora(path, unet=shapes, text_encoder={}).unet) == 800
+    assert time.process_time() - began < 2
+    with pytest.raises(WeightsError, match="no layer's name"):
+        read(tmp_path, GOOD | tiny.peft({"block.proj_in": (random(1, 12), random(20, 1))}),
+             lora_adapter_metadata=json.dumps({"unet.lora_alpha": 8, "unet.alpha_pattern": {"a" * 300: 1}}))  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["one.pt", "one.bin", "one.ckpt", "one.PTH"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,8 @@ def parse_header(text: bytes, size: int) -> Header:
     if len(content) > MAX_TENSORS:
         raise HeaderError(f"it has {len(content)} tensors; at most {MAX_TENSORS} are read")
     begin = 8 + len(text)
+    if (odd := next(filter(_CONTROL.search, content), None)) is not None:
+        raise HeaderError(f"the name {_short(odd)} has control characters")
     entries = {name: _entry(name, value, begin) for name, value in content.items()}
     reached = begin
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
@@ -129,11 +132,11 @@ class _Counter:
         self.objects += 1
         if self.objects > MAX_TENSORS + 2:
             raise HeaderError(f"it has more than {MAX_TENSORS} tensors")
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in found if names.count(name) > 1)
-            raise HeaderError(f"{_short(twice)} stands there twice")
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise HeaderError(f"{_short(name)} stands there twice")
+            found[name] = value
         return found
 
 
@@ -189,6 +192,10 @@ def _entry(name: str, value: Any, begin: int) -> Entry:
 
 def _whole_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""In names: they would write lines, colours and titles into the terminal of whoever lists them."""
 
 
 def _short(name: Any) -> str:

@@ -274,7 +274,7 @@ def _whole(parts: tuple[Tensor, ...], t: Tensor | None, device: torch.device) ->
 
 def _compare(made: Shape, layer: Shape) -> str | None:
     """None if a change of shape `made` is one of a weight of shape `layer`, be it flat or with a kernel of 1 x 1."""
-    same_rows = (made[0], math.prod(made[1:])) == (layer[0], math.prod(layer[1:]))
+    same_rows = (made[:1], math.prod(made[1:])) == (layer[:1], math.prod(layer[1:]))
     point = len(made) == 2 or made[2:] == (1, 1)
     if made == layer or (len(made) != len(layer) > 1 and same_rows and point):
         return None

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from latentgen.weights.adapters.deltas import Decomposed, Delta, Difference, Hadamard, Kronecker, LowRank, Scaled, Shape
-from latentgen.weights.adapters.names import OTHER_KINDS, OTHER_MODELS, TEXT, UNET, Layers, Place
+from latentgen.weights.adapters.names import OTHER_KINDS, OTHER_MODELS, TEXT, TEXT_PREFIX, UNET, WRAPPER, Layers, Place
+from latentgen.weights.config_files import read_json
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.safetensors_io import read_header, read_tensors
 
@@ -28,10 +29,16 @@ LISTED = 10
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 METADATA_KEY = "lora_adapter_metadata"
-"""Where diffusers and PEFT say ranks and alphas: in the header, as JSON."""
+"""Where diffusers says ranks and alphas: in the header, as JSON."""
 
-MOST_PATTERNS = 4096
-"""Exceptions that a header may list: more than any of these networks has layers."""
+CONFIG = "adapter_config.json"
+"""Where PEFT does: in a file beside its own."""
+
+NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+"""Of the file in a folder that PEFT or diffusers wrote."""
+
+MOST_PATTERNS, LONGEST_PATTERN = 4096, 256
+"""Exceptions that a header may list, more than any of these networks has layers, and letters in one."""
 
 KINDS = "LoRA, LoHa, LoKr, DoRA, full differences, IA3"
 WHOLE = (
@@ -79,22 +86,23 @@ def read_lora(
     """Read a LoRA, LoHa, LoKr or DoRA file in PEFT's, diffusers' or kohya's spelling, or what else LyCORIS writes.
 
     Args:
-        path: a safetensors file.
+        path: a safetensors file, or a folder in which PEFT or diffusers wrote one.
         unet, text_encoder: the shape of every parameter that can be changed, by its name (`conv_in.weight`); those of the text
             encoder without `text_model.`.
         original: what the original code calls layers of the UNet, and their names here: kohya's spelling may have either.
 
     Raises:
-        WeightsError: if the file cannot be read, or anything in it has no place in these networks; it lists up to ten names.
+        WeightsError: if the file cannot be read, PEFT's settings are not beside it, or anything in it has no place in these
+            networks; it lists up to ten names.
     """
-    path = Path(path)
+    path = _in_folder(Path(path))
     refuse_pickle(path)
     tensors = read_tensors(path)
     if not tensors:
         raise WeightsError(f"{path} holds no tensors: it is no LoRA. Fetch the file again.")
     names = Layers(_layers(unet), _layers(text_encoder), original)
     groups = _grouped(path, tensors, names, unet)
-    settings = _Settings.of(path)
+    settings = _Settings.of(path, tensors, groups)
     deltas: dict[str, dict[str, Delta]] = {UNET: {}, TEXT: {}}
     problems: list[str] = []
     for (network, name), group in groups.items():
@@ -112,6 +120,16 @@ def read_lora(
 
 def _layers(parameters: Iterable[str]) -> list[str]:
     return [name.removesuffix(WEIGHT) for name in parameters if name.endswith(WEIGHT)]
+
+
+def _in_folder(path: Path) -> Path:
+    """The adapter's file in a folder; any other path as it is."""
+    if not path.is_dir():
+        return path
+    there = [path / name for name in NAMES if (path / name).exists()]
+    if not there:
+        raise WeightsError(f"{path} is a folder without {' or '.join(NAMES)}: give the name of a file.")
+    return there[0]
 
 
 def refuse_pickle(path: Path) -> None:
@@ -211,49 +229,41 @@ def _pair_or_whole(factors: Group, name: str) -> tuple[Tensor, ...]:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What the header says of ranks and alphas, as PEFT's LoraConfig; by network."""
+    """What PEFT's LoraConfig says of ranks and alphas, by network: in the header, or in a file beside it."""
 
     by_network: Mapping[str, Mapping[str, Any]]
-    path: Path
+    exceptions: Mapping[str, _Exceptions]
 
     @classmethod
-    def of(cls, path: Path) -> _Settings:
+    def of(cls, path: Path, keys: Iterable[str], groups: Mapping[tuple[str, str], Group]) -> _Settings:
         text = read_header(path).metadata.get(METADATA_KEY)
-        if text is None:
-            return cls({}, path)
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise WeightsError(f"{path}: {METADATA_KEY} in its header is no JSON. Fetch the file again.") from error
-        if not isinstance(content, dict):
-            raise WeightsError(f"{path}: {METADATA_KEY} in its header is no table. Fetch the file again.")
+        if text is not None:
+            content = _json(text, f"{path}: {METADATA_KEY} in its header")
+        elif any(WRAPPER in key for key in keys) and any("alpha" not in group for group in groups.values()):
+            # So PEFT names layers, and it has no alphas in the file: without them the strength would be a guess.
+            content = _beside(path)
+        else:
+            return cls({}, {})
+        bare = {k: v for k, v in content.items() if not k.startswith((f"{UNET}.", f"{TEXT}."))}
         tables: dict[str, dict[str, Any]] = {}
         for network in (UNET, TEXT):
             start = f"{network}."
-            tables[network] = {k.removeprefix(start): v for k, v in content.items() if k.startswith(start)}
-        return cls(tables, path)
+            own = {k.removeprefix(start): v for k, v in content.items() if k.startswith(start)}
+            tables[network] = own or bare  # what was saved of one network alone has no prefixes
+        return cls(tables, {network: _Exceptions.of(table, path) for network, table in tables.items()})
 
     def alpha(self, network: str, layer: str, group: Group) -> float | None:
         """a of a layer, for which the change is a / r times the product: the layer's own tensor, or the header's.
 
         Raises:
             ValueError: if it is no finite number.
-            WeightsError: for patterns that cannot be followed.
         """
         if "alpha" in group:
             return _number("alpha", _single(group["alpha"]))
         table = self.by_network.get(network, {})
         if "down" not in group or table.get("lora_alpha") is None:
             return None
-        value = table["lora_alpha"]
-        patterns = table.get("alpha_pattern") or {}
-        if not isinstance(patterns, dict) or len(patterns) > MOST_PATTERNS:
-            raise WeightsError(f"{self.path}: alpha_pattern in its header is no table of layers. Fetch the file again.")
-        for pattern, own in patterns.items():
-            if _names(pattern, layer, self.path):
-                value = own
-                break
-        alpha = _number("lora_alpha", value)
+        alpha = _number("lora_alpha", self.exceptions[network].find(layer, table["lora_alpha"]))
         return alpha * math.sqrt(group["down"].shape[0]) if table.get("use_rslora") is True else alpha
 
 
@@ -267,24 +277,73 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-def _names(pattern: str, layer: str, path: Path) -> bool:
-    """Whether PEFT's pattern, a name or the end of one, means this layer.
+@dataclass(frozen=True)
+class _Exceptions:
+    """PEFT's `alpha_pattern`: layers that have an alpha of their own, by name or the end of one. The first that fits counts.
 
-    PEFT takes it as a regular expression. One from a file could take forever, and those in use are plain names.
+    PEFT takes a pattern as a regular expression. One from a file could take forever, and those in use are plain names.
+
+    Attributes:
+        whole, ends: place and value by the name that a layer has, or ends with after a dot.
+    """
+
+    whole: Mapping[str, tuple[int, Any]]
+    ends: Mapping[str, tuple[int, Any]]
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any], path: Path) -> _Exceptions:
+        patterns = table.get("alpha_pattern") or {}
+        if not isinstance(patterns, dict) or len(patterns) > MOST_PATTERNS:
+            raise WeightsError(f"{path}: its alpha_pattern is no table of layers. Fetch the file again.")
+        whole: dict[str, tuple[int, Any]] = {}
+        ends: dict[str, tuple[int, Any]] = {}
+        for place, (pattern, value) in enumerate(patterns.items()):
+            plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+            if len(pattern) > LONGEST_PATTERN or not all(c.isalnum() or c in "._-" for c in plain):
+                raise WeightsError(
+                    f"{path}: its alpha_pattern has {pattern[:60]!r}, which is no layer's name: only names are read."
+                )
+            (whole if pattern.startswith("^") else ends).setdefault(plain, (place, value))
+        return cls(whole, ends)
+
+    def find(self, layer: str, otherwise: Any) -> Any:
+        """The value for a layer, by its name with and without `text_model.`."""
+        names = (layer, TEXT_PREFIX + layer)
+        parts = names[1].split(".")
+        ends = [".".join(parts[k:]) for k in range(len(parts))]
+        found = [self.whole[name] for name in names if name in self.whole]
+        found += [self.ends[end] for end in ends if end in self.ends]
+        return min(found, key=lambda one: one[0])[1] if found else otherwise
+
+
+def _json(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{where} is no JSON. Fetch the file again.") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{where} is no table. Fetch the file again.")
+    return content
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """PEFT's own settings file.
 
     Raises:
-        WeightsError: for any other expression.
+        WeightsError: if it is missing, or of a kind whose strength PEFT reckons otherwise than the files say.
     """
-    plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
-    if not all(character.isalnum() or character in "._-" for character in plain):
+    beside = path.parent / CONFIG
+    if not beside.exists():
         raise WeightsError(
-            f"{path}: alpha_pattern in its header has {pattern[:60]!r}, which is no layer's name: only names are read."
+            f"{path} cannot be loaded: PEFT keeps the adapter's alpha in {CONFIG}, which is not beside it. Put it there: "
+            "without it the strength is not known."
         )
-    whole = plain.removeprefix(".") if pattern.startswith("^") else plain
-    names = {layer, f"text_model.{layer}"}
-    return layer in names and any(
-        name == whole or (not pattern.startswith("^") and name.endswith(f".{whole}")) for name in names
-    )
+    content = read_json(beside)
+    if content.get("peft_type") != "LORA":
+        raise WeightsError(
+            f"{beside} is of the kind {str(content.get('peft_type'))[:40]}: of PEFT's own files, LORA is read."
+        )
+    return content
 
 
 def _other_width(groups: Mapping[tuple[str, str], Group], unet: Mapping[str, Shape]) -> str:

@@ -20,13 +20,11 @@ UNET, TEXT = "unet", "text_encoder"
 
 ROLES = {
     "lora_A.weight": "down", "lora_B.weight": "up",
-    "lora_A.default.weight": "down", "lora_B.default.weight": "up",
     "lora.down.weight": "down", "lora.up.weight": "up",
     "lora_linear_layer.down.weight": "down", "lora_linear_layer.up.weight": "up",
     "lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid",
     "alpha": "alpha", "dora_scale": "dora_scale",
     "lora_magnitude_vector": "magnitude", "lora_magnitude_vector.weight": "magnitude",
-    "lora_magnitude_vector.default.weight": "magnitude",
     "hada_w1_a": "hada_w1_a", "hada_w1_b": "hada_w1_b", "hada_w2_a": "hada_w2_a", "hada_w2_b": "hada_w2_b",
     "hada_t1": "hada_t1", "hada_t2": "hada_t2",
     "lokr_w1": "lokr_w1", "lokr_w1_a": "lokr_w1_a", "lokr_w1_b": "lokr_w1_b",
@@ -64,11 +62,17 @@ PROJECTIONS = {
 _PROJECTION = re.compile(
     r"(?P<attention>.+?)(?:\.processor)?\.(?P<layer>to_[qkv]|to_out)_lora\.(?P<role>down|up)\.weight"
 )
+_ADAPTER = re.compile(r"(.+\.lora_(?:A|B|magnitude_vector))\.\w+\.weight")
+"""PEFT's spelling with the adapter's own name, as `default`."""
+
 _ROLE = re.compile(rf"(?P<layer>.+?)\.(?P<role>{'|'.join(map(re.escape, sorted(ROLES, key=len, reverse=True)))})")
 
 OTHER_MODELS = {
     ("lora_te2_", "lora_te3_", "text_encoder_2.", "text_encoder_3."): "It is for a model with several text encoders, as "
     "Stable Diffusion XL.",
+    ("model.diffusion_model.", "first_stage_model."): "It is a whole model: load it with from_single_file.",
+    ("emb_params", "clip_l", "string_to_param"): "It is an embedding: load it with load_textual_inversion.",
+    ("bundle_emb.",): "It has embeddings beside the LoRA (bundle_emb), which are not read.",
     ("lora_unet_label_emb_0_", "lora_unet_add_embedding_"): "It is for Stable Diffusion XL.",
     ("lora_unet_double_blocks_", "lora_unet_single_blocks_", "lora_unet_joint_blocks_", "lora_transformer_", "transformer.",
      "diffusion_model."): "It is for a model with a transformer in the UNet's place, as Stable Diffusion 3 or Flux.",
@@ -111,6 +115,9 @@ class Layers:
 
     def place(self, key: str) -> Place | None:
         """What a name in a file means; None if it fits no layer."""
+        key = key.removeprefix(WRAPPER)
+        if match := _ADAPTER.fullmatch(key):
+            key = f"{match[1]}.weight"
         for prefix, network in FLAT.items():
             if key.startswith(prefix):
                 flat, _, role = key.removeprefix(prefix).partition(".")

@@ -25,6 +25,7 @@ class Conditioner:
         config: its settings from its shapes, in the words of `config.json`.
         table: the names of a network with these settings.
         surplus: the names, after the prefix, of tensors that no picture depends on.
+        strangers: the same of tensors without the prefix.
     """
 
     prefix: str
@@ -33,6 +34,7 @@ class Conditioner:
     config: Callable[[Shapes], dict[str, Any]]
     table: Callable[[Mapping[str, Any]], Table]
     surplus: Callable[[Mapping[str, Any]], re.Pattern[str]] = lambda config: re.compile("(?!)")
+    strangers: re.Pattern[str] = re.compile("(?!)")
 
 
 CLIP_LAYER = {
@@ -157,23 +159,28 @@ def _one_table(name: str) -> Callable[[Mapping[str, Any]], Table]:
 
 
 def _clip_surplus(config: Mapping[str, Any]) -> re.Pattern[str]:
-    return re.compile(r"embeddings\.position_ids")
+    return re.compile(r"embeddings\.position_ids|text_projection\.weight|logit_scale")
+
+
+OTHER_HALF = re.compile(r"(?:transformer\.)?(?:logit_scale|text_projection(?:\.weight)?|embeddings\.position_ids)")
+"""What only the other half of CLIP needs, where programs that save the whole of it leave it."""
 
 
 def _open_clip_surplus(config: Mapping[str, Any]) -> re.Pattern[str]:
     """What only the other half of CLIP needs, and the layer after the states that are read."""
     return re.compile(
-        rf"text_projection|logit_scale|attn_mask|transformer\.resblocks\.{config['num_hidden_layers']}\..+"
+        rf"text_projection|logit_scale|attn_mask|transformer\.resblocks\.{config['num_hidden_layers']}\..+|"
+        r"transformer\.text_model\.embeddings\.position_ids"
     )
 
 
 CONDITIONERS: dict[str, Conditioner] = {
     "clip": Conditioner(
         "transformer.text_model.", "embeddings.token_embedding.weight", "CLIPTextModel", _clip_config,
-        lambda config: Table(_clip_rows(config)), _clip_surplus),
+        lambda config: Table(_clip_rows(config)), _clip_surplus, OTHER_HALF),
     "older clip": Conditioner(
         "transformer.", "embeddings.token_embedding.weight", "CLIPTextModel", _clip_config,
-        lambda config: Table(_clip_rows(config)), _clip_surplus),
+        lambda config: Table(_clip_rows(config)), _clip_surplus, OTHER_HALF),
     "open clip": Conditioner(
         "model.", "positional_embedding", "CLIPTextModel", _open_clip_config,
         lambda config: Table(_open_clip_rows(config)), _open_clip_surplus),

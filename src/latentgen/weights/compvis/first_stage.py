@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from latentgen.weights.compvis.table import Row, Shapes, Table, layers, matrix
 from latentgen.weights.errors import WeightsError
 
+T = TypeVar("T")
+
 RESNET = {name: name for name in ("norm1", "conv1", "norm2", "conv2")} | {"nin_shortcut": "conv_shortcut"}
 MATRICES = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 ENDS = {"conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}
+LATER_NAMES = re.compile(r"(.+\.attn(?:_1|\.\d+)\.)(?:to_([qkv])|to_out\.0)\.(weight|bias)")
+"""Attention in files that were converted from folders of diffusers 0.18 and later, by programs that did not know its names."""
+
 MOST = 64
 """Levels, and residual blocks in one, of a file that is believed."""
 
@@ -46,6 +51,17 @@ def first_stage_config(shapes: Shapes) -> tuple[str, dict[str, Any]]:
     except (LookupError, ArithmeticError, ValueError, TypeError) as error:
         looked = f" (it lacks {error.args[0]})" if isinstance(error, KeyError) else ""
         raise WeightsError(f"its autoencoder is of an unknown form{looked}: only LDM's are read.") from error
+
+
+def with_first_names(tensors: Mapping[str, T]) -> dict[str, T]:
+    """An autoencoder's tensors, those of its attention under the layout's own names."""
+
+    def first(name: str) -> str:
+        match = LATER_NAMES.fullmatch(name)
+        return f"{match[1]}{match[2] or 'proj_out'}.{match[3]}" if match else name
+
+    renamed = {first(name): tensor for name, tensor in tensors.items()}
+    return renamed if len(renamed) == len(tensors) else dict(tensors)
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

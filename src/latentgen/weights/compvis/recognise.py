@@ -8,7 +8,7 @@ from typing import Any
 
 from latentgen.weights.compvis.conditioners import CONDITIONERS
 from latentgen.weights.compvis.families import EPSILON, FAMILIES, Looks, V, likenesses, nearest
-from latentgen.weights.compvis.first_stage import first_stage_config
+from latentgen.weights.compvis.first_stage import first_stage_config, with_first_names
 from latentgen.weights.compvis.unet import unet_config
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.stored import StoredTensor
@@ -23,7 +23,15 @@ SPELLINGS: dict[str | None, str] = {"older clip": "clip"}
 """Kinds of conditioner that are another one, spelt otherwise."""
 
 PREDICTIONS = {"epsilon": EPSILON, "eps": EPSILON, "v": V, "v_prediction": V, "v-prediction": V, "vpred": V}
-"""What metadata (`modelspec.prediction_type`) and users call them."""
+"""What metadata and users call them."""
+
+SAYS_PREDICTION: dict[str, Mapping[str, str]] = {
+    "modelspec.prediction_type": PREDICTIONS,
+    "modelspec.predict_key": PREDICTIONS,  # ComfyUI's
+    "ss_v_parameterization": {"true": V, "false": EPSILON},  # kohya's
+    "modelspec.architecture": {"stable-diffusion-v2-768-v": V, "stable-diffusion-v2-512": EPSILON},
+}
+"""Metadata that says what a UNet predicts, the surest first, and what its values mean."""
 
 OTHER_FILES = {
     r"conditioner\.embedders\.": "It is a Stable Diffusion XL model, which is not supported.",
@@ -39,6 +47,10 @@ OTHER_FILES = {
     r"control_model\.": "It is a ControlNet, which is not supported.",
 }
 """Beginnings of names that betray another kind of file."""
+
+
+OTHER_INPUTS = {5: "it is a depth-to-image model", 8: "it is an image-editing (InstructPix2Pix) model"}
+"""What a Stable Diffusion of so many input channels is, that is none of the families."""
 
 
 def what_it_is(names: Collection[str]) -> str:
@@ -62,10 +74,30 @@ def shapes_of(tensors: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
+def agreed(looks: Looks, family: str) -> str:
+    """A family that was named for a file; of other widths the file may be, but not of another kind.
+
+    Raises:
+        WeightsError: if its UNet takes other inputs, or its conditioner or autoencoder is of another kind.
+    """
+    theirs = FAMILIES[family].looks
+    differing = [
+        f"its {what} is {mine!r} and theirs {other!r}"
+        for what, mine, other in (
+            ("number of input channels", looks.in_channels, theirs.in_channels),
+            ("conditioner", looks.conditioner, theirs.conditioner),
+        )
+        if mine != other and (what != "conditioner" or mine is not None)
+    ]
+    if differing:
+        raise WeightsError(f"it is not of the family {family}: {' and '.join(differing)}. Leave family= out.")
+    return family
+
+
 def look(groups: Mapping[str, Mapping[str, StoredTensor]]) -> Looks:
     _, unet = unet_config(shapes_of(groups[UNET]), heads=1, head_channels=None)
     stage = groups.get(STAGE, {})
-    vae = groups.get(FIRST_STAGE)
+    vae = with_first_names(groups[FIRST_STAGE]) if FIRST_STAGE in groups else None
     return Looks(
         in_channels=unet["in_channels"],
         width=unet["block_out_channels"][0],
@@ -89,6 +121,14 @@ def kind_of_first_stage(network: str, config: Mapping[str, Any]) -> str:
 def recognise(looks: Looks, told: str | None) -> str:
     """The family of a file that looks so, where it is one only."""
     found = likenesses(looks)
+    if not found and looks.in_channels in OTHER_INPUTS and looks.width == 320:
+        raise WeightsError(
+            f"it takes {looks.in_channels} channels: {OTHER_INPUTS[looks.in_channels]}, which is not supported."
+        )
+    if not found and looks.context == 2048:
+        raise WeightsError(
+            "it attends to texts of width 2048: it is a Stable Diffusion XL model, which is not supported."
+        )
     if not found:
         near = nearest(looks)
         raise WeightsError(
@@ -110,7 +150,7 @@ def recognise(looks: Looks, told: str | None) -> str:
 
 def told_prediction(names: Collection[str], metadata: Mapping[str, str]) -> str | None:
     """What a file says of itself: by metadata (ModelSpec), or by marks that fine-tuned models carry."""
-    said = metadata.get("modelspec.prediction_type", "").lower()
-    if said in PREDICTIONS:
-        return PREDICTIONS[said]
-    return V if "v_pred" in names else None
+    for key, meanings in SAYS_PREDICTION.items():
+        if (meant := meanings.get(metadata.get(key, "").lower())) is not None:
+            return meant
+    return V if "v_pred" in names or "ztsnr" in names else None

@@ -21,13 +21,15 @@ from latentgen.weights.compvis.families import (
     V,
     likenesses,
 )
-from latentgen.weights.compvis.first_stage import first_stage_config, first_stage_table
+from latentgen.weights.compvis.first_stage import first_stage_config, first_stage_table, with_first_names
 from latentgen.weights.compvis.recognise import (
     AVERAGE,
     FIRST_STAGE,
     FIRST_STAGE_MARK,
+    PREDICTIONS,
     STAGE,
     UNET,
+    agreed,
     grouped,
     kind_of_conditioner,
     kind_of_first_stage,
@@ -51,11 +53,17 @@ SCHEDULE = (
     r"sqrt_recip_alphas_cumprod|sqrt_recipm1_alphas_cumprod|posterior_variance|posterior_log_variance_clipped|"
     r"posterior_mean_coef[12]"
 )
-NO_WEIGHTS = re.compile(rf"(?:low_scale_model\.)?(?:{SCHEDULE})|lvlb_weights|logvar|scale_factor|v_pred|ztsnr")
+NO_WEIGHTS = re.compile(
+    rf"(?:low_scale_model\.)?(?:{SCHEDULE})|lvlb_weights|logvar|scale_factor|v_pred|ztsnr|denoiser\.sigmas|epoch|global_step|"
+    r"embedding_manager\..+|model_ema\.(?:decay|num_updates)"
+)
 """Tensors outside the components: tables of the noise schedule, training's leftovers, the latents' scale, marks."""
 
-COUNTERS = re.compile(r"decay|num_updates")
-OF_TRAINING = re.compile(r"loss\..+")  # an autoencoder's discriminator and its measure of likeness
+COUNTERS = ("decay", "num_updates")
+"""Of a moving average; programs that take the average out leave them behind."""
+
+OF_TRAINING = re.compile(r"loss\..+|model_ema\.(?:decay|num_updates)")
+"""Of an autoencoder: its discriminator and measure of likeness, and an average's counters."""
 NOTHING = re.compile(r"(?!)")
 
 WEIGHTS = ("ema", "train", None)
@@ -178,7 +186,7 @@ def interpret(
     """What `read_single_file` says of a file with these tensors and metadata; `WeightsError` does not name the file."""
     if weights not in WEIGHTS:
         raise ValueError(f"weights={weights!r} must be 'ema', 'train' or None.")
-    if prediction_type is not None and prediction_type not in (EPSILON, V):
+    if prediction_type is not None and prediction_type not in PREDICTIONS:
         raise ValueError(f"prediction_type={prediction_type!r} must be {EPSILON!r} or {V!r}.")
     family = None if family is None else SAME_AS.get(family, family)
     if family is not None and family not in FAMILIES:
@@ -187,10 +195,12 @@ def interpret(
     if UNET not in groups:
         raise WeightsError(f"it holds no UNet of a single-file model. {what_it_is(tensors)}")
     looks = look(groups)
-    told = prediction_type or told_prediction(tensors, metadata)
-    name = family or recognise(looks, told)
+    told = PREDICTIONS[prediction_type] if prediction_type else told_prediction(tensors, metadata)
+    name = recognise(looks, told) if family is None else agreed(looks, family)
     facts = FAMILIES[name]
-    unet, dropped = _unet(groups, facts, weights)
+    average = {name: tensor for name, tensor in groups.get(AVERAGE, {}).items() if name not in COUNTERS}
+    unet, dropped = _unet(groups[UNET], average, facts, weights)
+    dropped |= {AVERAGE + name: tensor for name, tensor in groups.get(AVERAGE, {}).items() if name in COUNTERS}
     parts = {"unet": unet}
     if FIRST_STAGE in groups:
         parts["vae"], unused = _first_stage(groups[FIRST_STAGE], FIRST_STAGE, facts.scale, tensors)
@@ -202,14 +212,13 @@ def interpret(
         dropped |= unused
     dropped |= _dropped(groups.get("", {}), "", NO_WEIGHTS)
     scheduler = facts.scheduler_config(told or facts.prediction, zero_snr="ztsnr" in tensors)
-    return SingleFile(name, facts, parts, scheduler, weights != "train" and AVERAGE in groups, dropped)
+    return SingleFile(name, facts, parts, scheduler, weights != "train" and bool(average), dropped)
 
 
 def _unet(
-    groups: Mapping[str, Mapping[str, StoredTensor]], facts: Family, weights: str | None
+    trained: Mapping[str, StoredTensor], average: Mapping[str, StoredTensor], facts: Family, weights: str | None
 ) -> tuple[Part, dict[str, StoredTensor]]:
     """The UNet, and the weights that were not chosen."""
-    trained, average = groups[UNET], groups.get(AVERAGE, {})
     if weights == "ema" and not average:
         raise WeightsError("it holds no moving average (no model_ema...): leave weights='ema' out.")
     network, config = unet_config(shapes_of(trained), heads=facts.heads, head_channels=facts.head_channels)
@@ -225,9 +234,8 @@ def _unet(
                 f"its moving average lacks {len(missing)} tensors ({', '.join(missing[:LISTED])}): pass weights='train'."
             )
         chosen = {name: average[theirs] for name, theirs in names.items()}
-        unused = {AVERAGE + name: tensor for name, tensor in average.items() if name not in names.values()}
-        unused = _dropped({name.removeprefix(AVERAGE): t for name, t in unused.items()}, AVERAGE, COUNTERS)
-        unused |= {UNET + name: tensor for name, tensor in trained.items()}
+        _dropped({name: t for name, t in average.items() if name not in names.values()}, AVERAGE, NOTHING)
+        unused = {UNET + name: tensor for name, tensor in trained.items()}
     ours, rest = table.apply(chosen)
     _dropped(rest, UNET, NOTHING)
     return Part(network, config, UNET, table, ours), unused
@@ -242,6 +250,7 @@ def _first_stage(
     tensors: Mapping[str, StoredTensor], prefix: str, scale: float | None, others: Mapping[str, StoredTensor]
 ) -> tuple[Part, dict[str, StoredTensor]]:
     """The autoencoder, and what it does not need; `scale` is of its latents, unless the file says one."""
+    tensors = with_first_names(tensors)
     network, config = first_stage_config(shapes_of(tensors))
     if scale is None:
         scale = LATENT_SCALES.get(kind_of_first_stage(network, config), 1.0)
@@ -277,7 +286,7 @@ def _conditioner(tensors: Mapping[str, StoredTensor]) -> tuple[Part, dict[str, S
         raise WeightsError(f"its conditioner is of an unknown form{looked}: only LDM's and CLIP's are read.") from error
     ours, rest = table.apply(mine)
     strangers = {name: tensor for name, tensor in tensors.items() if not name.startswith(how.prefix)}
-    unused = _dropped(rest, STAGE + how.prefix, how.surplus(config)) | _dropped(strangers, STAGE, NOTHING)
+    unused = _dropped(rest, STAGE + how.prefix, how.surplus(config)) | _dropped(strangers, STAGE, how.strangers)
     return Part(how.network, config, STAGE + how.prefix, table, ours), unused
 
 
