@@ -306,6 +306,57 @@ def test_a_tensor_that_is_of_no_component(file, folder, tmp_path):
         load(Text2ImagePipeline, path, folder)
 
 
+LEFTOVERS = [
+    "model_ema.decay", "model_ema.num_updates", "cond_stage_model.logit_scale", "cond_stage_model.text_projection",
+    "cond_stage_model.transformer.text_projection.weight", "cond_stage_model.transformer.logit_scale",
+    "cond_stage_model.transformer.embeddings.position_ids", "cond_stage_model.transformer.text_model.embeddings.position_ids",
+    "embedding_manager.embedder.transformer.text_model.embeddings.position_ids", "denoiser.sigmas", "global_step", "betas",
+]  # fmt: skip
+
+
+def test_what_other_programs_leave_in_a_file_is_dropped_by_name(file, folder, pipe, tmp_path):
+    path = changed(file, tmp_path / "a.safetensors", lambda t: t.update({n: torch.ones(2) for n in LEFTOVERS}))
+    same_networks(pipe, load(Text2ImagePipeline, path, folder))
+    with pytest.raises(WeightsError, match="holds no moving average"):
+        load(Text2ImagePipeline, path, folder, weights="ema")
+
+
+def test_what_they_leave_in_a_file_of_stable_diffusion_2(two, tmp_path):
+    name = "cond_stage_model.model.transformer.text_model.embeddings.position_ids"
+    write_tensors(tmp_path / "a.safetensors", two[1] | {name: torch.ones(1, 77)})
+    words = {"family": "sd-v2-base", "tokenizer": two[2]["tokenizer"], "device": "cpu", "dtype": "float32"}
+    again = Text2ImagePipeline.from_single_file(tmp_path / "a.safetensors", **words)
+    same_networks(Text2ImagePipeline(**two[2]), again)
+
+
+def test_an_autoencoders_attention_under_later_names(file, folder, pipe, tmp_path):
+    """As written by programs that converted folders and did not know that diffusers had renamed it."""
+    later = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+
+    def rename(tensors):
+        for name in [*tensors]:
+            for first, other in later.items():
+                if name.startswith("first_stage_model.") and f".attn_1.{first}." in name:
+                    tensors[name.replace(f".attn_1.{first}.", f".attn_1.{other}.")] = tensors.pop(name)
+
+    path = changed(file, tmp_path / "a.safetensors", rename)
+    assert sum("attn_1.to_out.0." in name for name in read_tensors(path)) == 4
+    same_networks(pipe, load(Text2ImagePipeline, path, folder))
+
+
+@pytest.mark.parametrize(
+    ("family", "why"),
+    [
+        ("sd-v2-base", "its conditioner is 'clip' and theirs 'open clip'"),
+        ("sd-x4-upscaler", "its number of input channels is 4 and theirs 7"),
+        ("sd-v1-inpainting", "its number of input channels is 4 and theirs 9"),
+    ],
+)
+def test_a_family_that_the_file_is_not_of(file, folder, family, why):
+    with pytest.raises(WeightsError, match=f"it is not of the family {family}: {why}"):
+        load(Text2ImagePipeline, file, folder, family=family)
+
+
 @pytest.mark.parametrize("name", ["model.diffusion_model.out.2.bias", "first_stage_model.decoder.conv_out.bias",
                                   "cond_stage_model.transformer.text_model.final_layer_norm.bias"])  # fmt: skip
 def test_a_missing_tensor_is_named(file, folder, tmp_path, name):
@@ -362,6 +413,13 @@ def test_stable_diffusion_2_is_padded_with_an_exclamation_mark(folder, tmp_path)
     assert find_tokenizer("clip", folder / "tokenizer", tmp_path / "x").pad_token == "<|endoftext|>"
 
 
+def test_the_other_models_tokenizer_is_padded_as_this_model_was_trained(tmp_path):
+    from latentgen.text import find_tokenizer
+
+    make_tokenizer_folder(tmp_path / "two", pad="!")
+    assert find_tokenizer("clip", tmp_path / "two", tmp_path / "x").pad_token == "<|endoftext|>"
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """A file of Stable Diffusion 2's form: its path, its tensors and the parts it was made of."""
@@ -410,6 +468,31 @@ class TestPrediction:
     def test_metadata_says_it(self, told, tmp_path, said, expected):
         write_tensors(tmp_path / "m.safetensors", told[1], {"modelspec.prediction_type": said})
         assert self.read(told, tmp_path / "m.safetensors").scheduler.prediction_type == expected
+
+    @pytest.mark.parametrize(
+        ("key", "said", "expected"),
+        [
+            ("modelspec.predict_key", "v", "v_prediction"),
+            ("modelspec.predict_key", "epsilon", "epsilon"),
+            ("modelspec.architecture", "stable-diffusion-v2-768-v", "v_prediction"),
+            ("modelspec.architecture", "stable-diffusion-v2-512", "epsilon"),
+            ("ss_v_parameterization", "True", "v_prediction"),
+        ],
+    )
+    def test_other_programs_say_it_otherwise(self, told, tmp_path, key, said, expected):
+        write_tensors(tmp_path / "m.safetensors", told[1], {key: said})
+        assert self.read(told, tmp_path / "m.safetensors").scheduler.prediction_type == expected
+
+    def test_no_signal_at_the_end_needs_v(self, told, tmp_path):
+        write_tensors(tmp_path / "m.safetensors", told[1] | {"ztsnr": torch.zeros(0)})
+        scheduler = self.read(told, tmp_path / "m.safetensors").scheduler
+        assert (scheduler.prediction_type, scheduler.rescale_betas_zero_snr) == ("v_prediction", True)
+
+    def test_it_may_be_called_v(self, told, tmp_path):
+        write_tensors(tmp_path / "m.safetensors", told[1])
+        assert (
+            self.read(told, tmp_path / "m.safetensors", prediction_type="v").scheduler.prediction_type == "v_prediction"
+        )
 
     def test_marks_say_it(self, told, tmp_path):
         marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}

@@ -152,6 +152,38 @@ class TestConvert:
         with pytest.raises(ValueError, match=r"weights='ema' has no meaning for .*, which is a folder"):
             convert(folder, tmp_path / "out.safetensors", weights="ema")
 
+    @pytest.mark.parametrize(
+        ("value", "dtype", "why"),
+        [(1e6, "fp16", "may be too large for torch.float16"), (float("nan"), None, "the file is damaged")],
+    )
+    def test_what_cannot_be_used_is_not_written(self, file, tmp_path, value, dtype, why):
+        tensors = read_tensors(file)
+        tensors["first_stage_model.decoder.conv_in.weight"].view(-1)[0] = value
+        write_tensors(tmp_path / "a.safetensors", tensors)
+        write_tensors(tmp_path / "lora.safetensors", {"lora_unet_x.lora_up.weight": torch.tensor([value])})
+        for source, name, family in (("a", "conv_in.weight", "sd-v1"), ("lora", "lora_up.weight", None)):
+            with pytest.raises(
+                WeightsError, match=rf"{source}\.safetensors: .*{name} has values that are not finite; .*{why}"
+            ):
+                convert(tmp_path / f"{source}.safetensors", tmp_path / "out.safetensors", family=family, dtype=dtype)
+        assert not (tmp_path / "out.safetensors").exists()
+
+    def test_tables_of_the_schedule_keep_their_dtype_and_the_author_his_title(self, file, tmp_path):
+        betas = torch.linspace(0.00085, 0.012, 1000)
+        write_tensors(tmp_path / "a.safetensors", read_tensors(file) | {"betas": betas}, {"modelspec.title": "Mine"})
+        convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", family="sd-v1", dtype="fp16")
+        assert torch.equal(read_tensors(tmp_path / "b.safetensors")["betas"], betas)
+        assert read_header(tmp_path / "b.safetensors").metadata["modelspec.title"] == "Mine"
+
+    def test_nothing_is_mixed_into_a_folder_of_other_things(self, file, tmp_path):
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "cat.png").write_text("x")
+        with pytest.raises(ValueError, match="holds other things than a model"):
+            convert(file, tmp_path / "photos", family="sd-v1", tokenizer=file.parent / "tokenizer")
+        with pytest.raises(ValueError, match=r"X\.SAFETENSORS must end in \.safetensors"):
+            convert(file, tmp_path / "X.SAFETENSORS", family="sd-v1")
+        assert os.listdir(tmp_path) == ["photos"]
+
     def test_sources_that_cannot_be(self, tmp_path):
         with pytest.raises(WeightsError, match="does not exist"):
             convert(tmp_path / "absent.safetensors", tmp_path / "out")
@@ -201,6 +233,17 @@ class TestLoRA:
         picture = adapted("a cat", **call).images
         assert torch.equal(merged("a cat", **call).images, picture)
         assert not torch.equal(pipe("a cat", **call).images, picture)
+
+    @pytest.mark.parametrize("source", ["folder", "file"])
+    def test_it_is_rounded_once(self, pipe, folder, file, lora, tmp_path, source):
+        given = {"folder": folder, "file": file}[source]  # and a file needs no tokenizer for this
+        convert(given, tmp_path / "exact.safetensors", family="sd-v1", loras=[(lora, 0.5)])
+        convert(given, tmp_path / "half.safetensors", family="sd-v1", loras=[(lora, 0.5)], dtype="bf16")
+        exact, half = (read_tensors(tmp_path / f"{name}.safetensors") for name in ("exact", "half"))
+        assert exact.keys() == half.keys() == read_tensors(file).keys()
+        assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in exact.items())
+        changed = [name for name, tensor in read_tensors(file).items() if not torch.equal(exact[name], tensor)]
+        assert len(changed) == 2
 
     def test_what_takes_none(self, lora, tmp_path):
         write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(1)})

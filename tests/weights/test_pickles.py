@@ -1,11 +1,14 @@
 """Tensors out of pickles: by the weights-only reader, and nothing else."""
 
+import argparse
 import collections
 import os
+import pathlib
 import pickle
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,6 +57,46 @@ def test_an_embedding_of_the_web_interface(tmp_path):
     vectors = torch.nn.Parameter(torch.randn(2, 8))
     torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "cat"}, tmp_path / "a.pt")
     assert same(read_pickle(tmp_path / "a.pt"), {"emb_params": vectors.detach()})
+
+
+def test_the_first_embeddings(tmp_path):
+    """As the code of the paper on textual inversion saves them: in a ParameterDict."""
+    vectors = torch.nn.Parameter(torch.randn(2, 8))
+    torch.save({"string_to_token": {"*": torch.tensor(265)}, "string_to_param": torch.nn.ParameterDict({"*": vectors})},
+               tmp_path / "a.pt")  # fmt: skip
+    assert same(read_pickle(tmp_path / "a.pt"), {"emb_params": vectors.detach()})
+
+
+def test_what_other_trainings_leave_beside_the_weights(tmp_path, weights):
+    counts = collections.defaultdict(list, {"loss": [0.5]})
+    left = {"global_step": np.int64(5), "losses": np.arange(3.0), "args": argparse.Namespace(lr=np.float32(0.1)),
+            "out": pathlib.PurePosixPath("/tmp/x"), "counts": counts}  # fmt: skip
+    torch.save({"state_dict": weights, **left}, tmp_path / "a.ckpt")
+    assert same(read_pickle(tmp_path / "a.ckpt"), weights)
+    torch.save(collections.defaultdict(dict, weights), tmp_path / "b.ckpt")
+    assert same(read_pickle(tmp_path / "b.ckpt"), weights)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "why"),
+    [
+        (torch.eye(3).to_sparse(), "sparse or quantised"),
+        (torch.zeros(1).expand(10**10), r"is \(10000000000,\) and repeats fewer numbers"),
+    ],
+    ids=["sparse", "repeated"],
+)
+def test_tensors_that_are_no_weights(tmp_path, tensor, why):
+    torch.save({"x": tensor}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=f"a\\.pt: 'x' is {why}" if why[0] == "s" else why):
+        read_pickle(tmp_path / "a.pt")
+
+
+def test_what_else_is_named_is_told_in_our_words(tmp_path):
+    torch.save({"x": Trap("y")}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=r"weights \(it names 'posix.mkdir', which are no weights\)") as caught:
+        read_pickle(tmp_path / "a.pt")
+    assert "can still be loaded" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
 
 
 class Trap:

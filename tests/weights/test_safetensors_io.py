@@ -127,7 +127,22 @@ def header(text, size=None):
     return struct.pack("<Q", len(text) if size is None else size) + text
 
 
+def many(count):
+    """A header in which the last of many names stands twice."""
+    names = ",".join(f'"{k:07d}":""' for k in [*range(count), count - 1])
+    return header(b'{"__metadata__":{' + names.encode() + b"}}")
+
+
 BAD_FILES = {
+    "one name twice among many": (many(100_000), "'0099999' stands there twice"),
+    "a name that writes into the terminal": (
+        header(b'{"a\\u001b[2J":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}') + bytes(4),
+        "control characters",
+    ),
+    "a name of two lines": (
+        header(b'{"a\\nb":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}') + bytes(4),
+        "control characters",
+    ),
     "empty": (b"", "empty: fetch it again"),
     "short": (b"abc", "cut short or altered"),
     "huge header": (header(b"{}", 2**60), "cut short or altered"),

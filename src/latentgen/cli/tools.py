@@ -17,7 +17,7 @@ def info(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(asdict(found), indent=2))
     else:
-        print("\n".join(_lines(found, is_file=not arguments.path.is_dir())))
+        print("\n".join(map(_printable, _lines(found, is_file=not arguments.path.is_dir()))))
     if found.problems:
         raise ValueError(f"{arguments.path} cannot be used as it is: {found.problems[0]}")
 
@@ -43,8 +43,9 @@ def _lines(found: Any, *, is_file: bool) -> list[str]:
     return lines
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:97]}..."
+def _printable(line: str) -> str:
+    """A line for a terminal: what a stranger's file says of itself must not become further lines, colours or commands."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _bytes(size: int) -> str:

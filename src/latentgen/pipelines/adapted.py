@@ -96,6 +96,8 @@ def with_deltas(network: N, changes: Iterable[tuple[str, Mapping[str, Delta], fl
             raise ValueError(f"{where}, which the LoRA {summands[0][0]!r} changes, is gone: unload_lora() first.")
         name, weight = found[parameter]
         weights[name] = _changed(weight, summands, where)
+    if not weights:
+        return network
     # The extremes are NaN if any value is; looking at them together waits for a GPU once.
     fine = torch.stack([torch.stack(weight.aminmax()).isfinite().all() for weight in weights.values()])
     if not bool(fine.all()):

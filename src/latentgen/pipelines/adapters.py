@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -81,12 +81,7 @@ class TextPipeline(Pipeline):
         if not isinstance(name, str) or not name:
             raise ValueError(f"name={name!r} must be a text, for example 'watercolour'.")
         self._check_unused(name)
-        lora = read_lora(
-            path,
-            unet=changeable_shapes(self.unet),
-            text_encoder=changeable_shapes(self.text_encoder),
-            original=original_layers(asdict(self.unet.config)),
-        )
+        lora = _read(path, self.unet, self.text_encoder)
         with _changing:
             self._check_unused(name)
             self._keep(loras={**self._loras, name: Loaded(lora, scale)})
@@ -237,12 +232,31 @@ class TextPipeline(Pipeline):
         Raises:
             ValueError: for a size or a variant that is not one; nothing is written then.
         """
+        self._warn_of_adapters()
+        super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
+
+    def save_single_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        family: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        checksum: bool = False,
+    ) -> None:
+        """Write all weights into one file, as `Pipeline.save_single_file` says.
+
+        LoRAs and embeddings are not in it: the networks' own weights are written, and a warning says so. (`latentgen convert
+        --lora` adds LoRAs to the weights.)
+        """
+        self._warn_of_adapters()
+        super().save_single_file(path, family=family, metadata=metadata, checksum=checksum)
+
+    def _warn_of_adapters(self) -> None:
         if loaded := [*self._loras, *(() if self._embeddings is None else self._embeddings.vectors)]:
             warn_user(
-                f"{', '.join(map(repr, loaded))} are not written: a model folder holds the networks' own weights. Keep the "
+                f"{', '.join(map(repr, loaded))} are not written: what is saved are the networks' own weights. Keep the "
                 "adapters' files, and load them again."
             )
-        super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse a component that the adapters in use do not fit."""
@@ -313,6 +327,29 @@ class TextPipeline(Pipeline):
             }
         factor = check_number("lora_scale", given, -MOST_SCALE, MOST_SCALE)
         return {name: scale * factor for name, scale in loaded.items()}
+
+
+def merged(unet: Any, text_encoder: Any, loras: Sequence[tuple[str | os.PathLike[str], float]]) -> dict[str, Any]:
+    """Both networks, by name, with LoRAs added to their weights: files and scales, as `TextPipeline.load_lora` takes them."""
+    used = [
+        (str(path), _read(path, unet, text_encoder), check_number("scale", scale, -MOST_SCALE, MOST_SCALE))
+        for path, scale in loras
+    ]
+    return {
+        "unet": with_deltas(unet, [(name, lora.unet, scale) for name, lora, scale in used], "unet"),
+        "text_encoder": with_deltas(
+            text_encoder, [(name, lora.text_encoder, scale) for name, lora, scale in used], "text_encoder"
+        ),
+    }
+
+
+def _read(path: str | os.PathLike[str], unet: Any, text_encoder: Any) -> LoRA:
+    return read_lora(
+        path,
+        unet=changeable_shapes(unet),
+        text_encoder=changeable_shapes(text_encoder),
+        original=original_layers(asdict(unet.config)),
+    )
 
 
 Used = list[tuple[str, LoRA, float]]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from latentgen.pipelines.adapters import merged
 from latentgen.pipelines.class2image import Class2ImagePipeline
 from latentgen.pipelines.folder import INDEX, LOADED_BY, How
 from latentgen.pipelines.inpaint import InpaintPipeline
@@ -29,6 +32,7 @@ from latentgen.weights.errors import WeightsError
 from latentgen.weights.pickles import ENDINGS, read_pickle
 from latentgen.weights.safetensors_io import open_with_metadata, write_tensors
 from latentgen.weights.stored import StoredTensor
+from latentgen.weights.strict import largest
 
 CPU = torch.device("cpu")
 ENDING = ".safetensors"
@@ -38,6 +42,8 @@ PIPELINES: tuple[type[Pipeline], ...] = (
     Semantic2ImagePipeline,
 )  # fmt: skip
 """The first that loads a class of folder loads it whole."""
+
+TITLE = "modelspec.title"
 
 STALE = (
     "format",
@@ -81,6 +87,7 @@ def convert(
         OSError: if it cannot be written.
     """
     source, target = Path(source), Path(target)
+    to_file = target.suffix.lower() == ENDING
     kind = None if dtype is None else _dtype(dtype)
     _check_target(target)
     of_a_file = {"prediction_type": prediction_type, "weights": weights, "tokenizer": tokenizer}
@@ -91,7 +98,12 @@ def convert(
     metadata: Mapping[str, str] = {}
     pipe: Any
     if source.is_dir():
-        pipe = _read_folder(source, kind, variant)
+        # With LoRAs in float32 and cast after: rounded once.
+        pipe = _read_folder(source, torch.float32 if loras and kind else kind, variant)
+        if loras:
+            changed = _with_loras(pipe.unet, getattr(pipe, "text_encoder", None), loras)
+            pipe = type(pipe)(**{**pipe.components, **changed})
+            pipe = pipe.to(dtype=kind) if kind else pipe
     else:
         tensors, metadata = _open(source)
         if not any(name.startswith(UNET) for name in tensors):
@@ -100,13 +112,13 @@ def convert(
             found = interpret(tensors, metadata, family=family, prediction_type=prediction_type, weights=weights)
         except WeightsError as error:
             raise WeightsError(f"{source}: {error}") from error
-        if target.suffix == ENDING and not loras:
-            return _rewrite(found, source, target, metadata, kind)
+        if loras:
+            found = _merged(found, source, loras, kind)
+        if to_file:
+            return _rewrite(found, source, target, metadata, kind, titled=not loras)
         cls = _pipeline_of(found.family.folder_class, source)
         pipe = cls.from_parts(found, source, device=CPU, dtype=kind, tokenizer=tokenizer)
-    if loras:
-        pipe = _with_loras(pipe, loras)
-    if target.suffix == ENDING:
+    if to_file:
         kept = {key: value for key, value in metadata.items() if key not in STALE}
         pipe.save_single_file(target, family=family, metadata=kept)
     else:
@@ -124,17 +136,21 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def _check_target(target: Path) -> None:
-    if target.suffix in ENDINGS:
+    if target.suffix.lower() in ENDINGS:
         raise ValueError(f"{target} would be a pickle, and none is written: give a name in {ENDING}, or a folder.")
+    if target.suffix != ENDING and target.suffix.lower() == ENDING:
+        raise ValueError(f"{target} must end in {ENDING}, in small letters.")
     if target.suffix == ENDING:
         check_writable(target)
     elif target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file: a single file's name ends in {ENDING}, and any other is a folder.")
+    elif target.is_dir() and any(target.iterdir()) and not (target / INDEX).is_file():
+        raise ValueError(f"{target} is a folder that holds other things than a model: give the name of a new one.")
 
 
 def _open(path: Path) -> tuple[Mapping[str, StoredTensor], Mapping[str, str]]:
     """A file's tensors and metadata, of a pickle too."""
-    if path.suffix in ENDINGS:
+    if path.suffix.lower() in ENDINGS:
         return {name: StoredTensor.of(tensor) for name, tensor in read_pickle(path).items()}, {}
     return open_with_metadata(path)
 
@@ -171,35 +187,77 @@ def _cast_only(
         )
 
     kept = {key: value for key, value in metadata.items() if key not in ("format", "modelspec.hash_sha256")}
-    write_tensors(target, _cast(tensors, dtype), kept)
+    write_tensors(target, _cast(tensors, dtype, source), kept)
     return target
 
 
 def _rewrite(
-    found: SingleFile, source: Path, target: Path, metadata: Mapping[str, str], dtype: torch.dtype | None
+    found: SingleFile,
+    source: Path,
+    target: Path,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None,
+    *,
+    titled: bool,
 ) -> Path:
-    """A file from a file: the chosen weights in another dtype, under the training's names, and what other programs look for."""
+    """A file from a file: the chosen weights in another dtype, under the training's names, and what other programs look for.
+
+    `titled`: it is the same model, and keeps the title that its author gave it.
+    """
     for part in found.parts.values():
         make_network(part, How(torch.device("meta"), None), str(source), f"what {found.name} looks like")
-    tensors = restore((part.prefix, part.table, part.tensors) for part in found.parts.values())
-    tensors |= {name: tensor for name, tensor in found.rest.items() if not name.startswith((AVERAGE, UNET))}
+    weights = restore((part.prefix, part.table, part.tensors) for part in found.parts.values())
+    tables = {name: tensor for name, tensor in found.rest.items() if not name.startswith((AVERAGE, UNET))}
     kept = {key: value for key, value in metadata.items() if key not in STALE}
-    write_tensors(target, _cast(tensors, dtype), kept | model_spec(found, target.stem))
+    title = kept.get(TITLE) if titled else None
+    write_tensors(target, _cast(weights, dtype, source) | tables, kept | model_spec(found, title or target.stem))
     return target
 
 
-def _cast(tensors: Mapping[str, StoredTensor], dtype: torch.dtype | None) -> dict[str, StoredTensor]:
-    def cast(tensor: Tensor) -> Tensor:
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+def _cast(tensors: Mapping[str, StoredTensor], dtype: torch.dtype | None, source: Path) -> dict[str, StoredTensor]:
+    """Tensors in a dtype, checked as they are read: what cannot be used is not written."""
 
-    return dict(tensors) if dtype is None else {name: tensor.then(cast) for name, tensor in tensors.items()}
+    def cast(name: str) -> Callable[[Tensor], Tensor]:
+        def change(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            changed = tensor if dtype is None else tensor.to(dtype)
+            if not changed.is_meta and changed.numel() and not math.isfinite(largest(changed)):
+                remedy = (
+                    "the file is damaged" if dtype is None else f"it may be too large for {dtype}: try another dtype"
+                )
+                raise WeightsError(f"{source}: {name} has values that are not finite; {remedy}.")
+            return changed
+
+        return change
+
+    return {name: tensor.then(cast(name)) for name, tensor in tensors.items()}
 
 
-def _with_loras(pipe: Any, loras: Sequence[tuple[str | os.PathLike[str], float]]) -> Any:
-    """The pipeline with adapters in its networks' weights, for good."""
-    if not hasattr(pipe, "load_lora"):
-        raise ValueError(f"LoRAs are for models of texts, and this is one of {type(pipe).__name__}: leave them out.")
-    for number, (path, scale) in enumerate(loras):
-        pipe.load_lora(path, scale=scale, name=str(number))
-    parts = pipe.adapted()()
-    return type(pipe)(**{**pipe.components, "unet": parts.unet, "text_encoder": parts.text_encoder})
+def _merged(
+    found: SingleFile, source: Path, loras: Sequence[tuple[str | os.PathLike[str], float]], dtype: torch.dtype | None
+) -> SingleFile:
+    """What was found in a file with adapters in its weights; these are float32 if they are cast later, so rounded once."""
+    how = How(CPU, None if dtype is None else torch.float32)
+    encoder = found.parts.get("conditioner")
+    if encoder is None or encoder.network != "CLIPTextModel":
+        raise ValueError(f"LoRAs are for models of texts, and {source} is {found.family.title}: leave them out.")
+    parts = {"unet": found.parts["unet"], "text_encoder": encoder}
+    networks = {
+        name: make_network(part, how, str(source), f"what {found.name} looks like") for name, part in parts.items()
+    }
+    changed = _with_loras(networks["unet"], networks["text_encoder"], loras)
+    made = {}
+    for name, part in parts.items():
+        tensors = {n: StoredTensor.of(tensor) for n, tensor in changed[name].state_dict().items()}
+        if name == "text_encoder":
+            tensors = {f"text_model.{n.removeprefix('text_model.')}": tensor for n, tensor in tensors.items()}
+        made["conditioner" if name == "text_encoder" else name] = replace(part, tensors=tensors)
+    return replace(found, parts={**found.parts, **made})
+
+
+def _with_loras(unet: Any, text_encoder: Any, loras: Sequence[tuple[str | os.PathLike[str], float]]) -> dict[str, Any]:
+    """The networks with adapters in their weights, for good; nothing else of a pipeline is needed."""
+    if text_encoder is None:
+        raise ValueError("LoRAs are for models of texts, and this is none: leave them out.")
+    return merged(unet, text_encoder, loras)

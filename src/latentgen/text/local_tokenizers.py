@@ -37,7 +37,7 @@ _CLIP = (*((name, "tokenizer") for name in (*SD1, *SD2)), ("openai/clip-vit-larg
 _CLIP_FILES = ("vocab.json", "tokenizer.json")
 
 SOURCES: dict[str, Source] = {
-    "clip": Source(load_clip_tokenizer, _CLIP, _CLIP_FILES),
+    "clip": Source(partial(load_clip_tokenizer, pad_token="<|endoftext|>"), _CLIP, _CLIP_FILES),
     "open clip": Source(partial(load_clip_tokenizer, pad_token="!"), _CLIP, _CLIP_FILES),
     "bert": Source(
         load_bert_tokenizer,
@@ -49,7 +49,8 @@ SOURCES: dict[str, Source] = {
         ("vocab.txt", "tokenizer.json"),
     ),
 }
-"""By kind of text encoder. Both kinds of CLIP have one vocabulary, and Stable Diffusion 2's is padded with "!"."""
+"""By kind of text encoder. Both kinds of CLIP have one vocabulary, and Stable Diffusion 2's is padded with "!": a folder of
+either is read for either, and padded as the model was trained."""
 
 
 def find_tokenizer(kind: str, given: Any, beside: Path) -> Any:

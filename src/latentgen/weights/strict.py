@@ -75,12 +75,12 @@ def fill(
         if not expected[name].is_floating_point():
             return given.to(device=device, dtype=expected[name].dtype), 0.0
         cast = given if dtype in (None, given.dtype) else _cast(given, dtype, device)
-        return cast.to(device), math.nan if cast.is_meta else _largest(cast)
+        return cast.to(device), math.nan if cast.is_meta else largest(cast)
 
     with ThreadPoolExecutor(READERS) as pool:
         found = dict(zip(expected, pool.map(ready, expected), strict=True))
     if device.type != "meta":
-        _check_values({name: largest for name, (_, largest) in found.items()}, tensors, dtype, source)
+        _check_values({name: most for name, (_, most) in found.items()}, tensors, dtype, source)
     module.load_state_dict({name: tensor for name, (tensor, _) in found.items()}, assign=True)
     for child in module.modules():
         for name, buffer in child.named_buffers(recurse=False):
@@ -95,7 +95,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     return allocate(tensor.shape, dtype).copy_(tensor)
 
 
-def _largest(tensor: Tensor) -> float:
+def largest(tensor: Tensor) -> float:
     """The largest magnitude in a tensor; infinity for one with values that are not finite."""
     if not tensor.numel():
         return 0.0
@@ -106,10 +106,10 @@ def _largest(tensor: Tensor) -> float:
 
 
 def _check_values(
-    largest: Mapping[str, float], tensors: Mapping[str, StoredTensor], dtype: torch.dtype | None, source: str
+    magnitudes: Mapping[str, float], tensors: Mapping[str, StoredTensor], dtype: torch.dtype | None, source: str
 ) -> None:
     """Refuse weights that can draw nothing: a broken training, or a file of zeros in place of one that was not fetched."""
-    broken = [name for name, most in largest.items() if not math.isfinite(most)]
+    broken = [name for name, most in magnitudes.items() if not math.isfinite(most)]
     if broken:
         listed = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in broken[:LISTED])
         cast = [] if dtype is None else sorted({str(tensors[name].dtype) for name in broken} - {str(dtype)})
@@ -120,8 +120,8 @@ def _check_values(
             f"{source} has values that are not finite in {len(broken)} tensors ({listed}{', ...' if broken[LISTED:] else ''}). "
             f"{remedy}Otherwise the file is damaged, or its training went wrong: fetch another one."
         )
-    if largest and not any(largest.values()):
-        raise WeightsError(f"{source} holds nothing but zeros, in {len(largest)} tensors: fetch it again.")
+    if magnitudes and not any(magnitudes.values()):
+        raise WeightsError(f"{source} holds nothing but zeros, in {len(magnitudes)} tensors: fetch it again.")
 
 
 def _check(expected: Mapping[str, Tensor], tensors: Mapping[str, StoredTensor], source: str, settings: str) -> None:
