@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -27,7 +28,9 @@ NAMES = ("x", ".", "lora_unet_", "lora_unet_x.lora_down.weight", "unet.", "a.alp
          "string_to_param", "base_model.model.x.lora_B.weight", "lora_unet_conv_in.dora_scale",
          "lora_unet_conv_in.alpha", "lora_unet_conv_in.lora_mid.weight", "unet.conv_in.lora_A.weight")  # fmt: skip
 METADATA = ("", "{", "[1]", "{}", '{"r": null}', '{"unet.r": -1, "unet.lora_alpha": "x"}', '{"unet.alpha_pattern": [1]}',
-            '{"unet.rank_pattern": {"(": 1}}', "[" * 5000, '{"unet.lora_alpha": 1e999}')  # fmt: skip
+            '{"unet.rank_pattern": {"(": 1}}', "[" * 5000, '{"unet.lora_alpha": 1e999}',
+            json.dumps({"unet.lora_alpha": 1, "unet.alpha_pattern": {f"{'a' * 240}{k}": 1 for k in range(4000)}}),
+            json.dumps({"unet.lora_alpha": 1, "unet.alpha_pattern": {f"{'a' * 2000}{k}": 1 for k in range(4000)}}))  # fmt: skip
 
 
 def good_files(pipe: Text2ImagePipeline) -> dict[str, dict[str, Tensor]]:

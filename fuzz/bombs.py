@@ -12,6 +12,7 @@ from typing import Any
 
 from fuzz.outcome import Tally
 from latentgen.weights.errors import WeightsError
+from latentgen.weights.safetensors_header import MAX_KEYS, MAX_QUOTES
 from latentgen.weights.safetensors_io import read_header
 
 MOST_SECONDS, MOST_BYTES = 0.2, 64 * 2**20
@@ -46,6 +47,15 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "names under the limit": lambda: b"{" + b",".join(b'"%06d":1' % n for n in range(UNDER // 11)) + b"}",
     "one name under the limit": lambda: b'{"' + b"a" * (UNDER - 16) + b'":1}',
     "brackets under the limit": lambda: b'{"a":' + b"[" * (UNDER - 8),
+    "one name twice among many": lambda: (
+        b'{"__metadata__":{' + b",".join(b'"%06d":""' % n for n in range(MAX_KEYS - 8)) + b',"000000":""}}'
+    ),
+    "the last name twice": lambda: (
+        b'{"__metadata__":{' + b",".join(b'"%06d":""' % n for n in [*range(MAX_KEYS - 8), MAX_KEYS - 9]) + b"}}"
+    ),
+    "names that end in a backslash": lambda: (
+        b'{"__metadata__":{' + b",".join(rb'"%06d\\":""' % n for n in range(MAX_QUOTES // 4 - 8)) + b"}}"
+    ),
     "metadata under the limit": lambda: json.dumps({"__metadata__": {str(n): "x" for n in range(450_000)}}).encode()[
         :UNDER
     ],

@@ -543,6 +543,16 @@ class TestTools:
         assert "UNet2DConditionModel" in out
         assert "float32" in out
 
+    def test_info_lets_a_file_write_nothing_into_the_terminal(self, tmp_path, capsys):
+        said = {"a\n  what        Stable Diffusion 1, verified": "\x1b[2J\x1b]0;owned\x07", "b": "x\u202ey"}
+        save_file({"x": torch.ones(1)}, tmp_path / "a.safetensors", metadata=said)
+        main(["info", str(tmp_path / "a.safetensors")])
+        out = capsys.readouterr().out
+        assert "\\n  what        Stable Diffusion 1, verified: \\x1b[2J\\x1b]0;owned\\x07" in out
+        assert "x\\u202ey" in out
+        assert all(c.isprintable() or c == "\n" for c in out)
+        assert sum(line.startswith("  what") for line in out.splitlines()) == 1
+
     def test_info_for_programs(self, folder, capsys):
         assert main(["info", str(folder / "unet"), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)

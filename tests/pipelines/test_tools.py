@@ -340,7 +340,11 @@ class TestDescribe:
 
     def test_other_files(self, tmp_path, pipe):
         write_tensors(tmp_path / "lora.safetensors", {"lora_unet_a.lora_up.weight": torch.ones(2, 2)})
-        assert any("adapter" in note for note in describe(tmp_path / "lora.safetensors").notes)
+        assert describe(tmp_path / "lora.safetensors").what == "an adapter (LoRA): UNet"
+        write_tensors(tmp_path / "cat.safetensors", {"<cat>": torch.ones(3, 768)})
+        found = describe(tmp_path / "cat.safetensors")
+        assert found.what == "an embedding (textual inversion) for Stable Diffusion 1, vectors: 3"
+        assert found.use.startswith("load_textual_inversion")
         pipe.vae.save_single_file(tmp_path / "vae.safetensors")
         found = describe(tmp_path / "vae.safetensors")
         assert found.use == "AutoencoderKL.from_single_file"

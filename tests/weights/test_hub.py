@@ -151,7 +151,7 @@ def test_a_path_object_is_never_a_hub_id(tmp_path, monkeypatch):
 
 def test_a_file(tmp_path):
     (tmp_path / "v1-5.safetensors").touch()
-    with pytest.raises(WeightsError, match="is a file; a model folder is expected"):
+    with pytest.raises(WeightsError, match=r"is a file, .* load a single file with from_single_file\."):
         resolve_model(tmp_path / "v1-5.safetensors")
 
 

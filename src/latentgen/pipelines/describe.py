@@ -18,6 +18,7 @@ from latentgen.pipelines.single_file import NETWORKS, make_network
 from latentgen.schedulers import SCHEDULERS
 from latentgen.schedulers.scheduler import CONFIG_NAME
 from latentgen.text.clip import CLASS_NAME, load_clip_text_encoder
+from latentgen.weights.adapters import adapter_title, embedding_title
 from latentgen.weights.checksums import recorded_sum
 from latentgen.weights.compvis.recognise import UNET, what_it_is
 from latentgen.weights.compvis.single_file import Part, read_first_stage, read_single_file
@@ -101,6 +102,11 @@ def _describe_file(path: Path, sha256: bool) -> Description:
     try:
         part = read_first_stage(path)
     except WeightsError:
+        shapes = {name: entry.shape for name, entry in names.items()}
+        if (title := adapter_title(shapes)) is not None:
+            return Description(what=title, use="load_lora of a pipeline for that model", **facts)
+        if (title := embedding_title(shapes)) is not None:
+            return Description(what=title, use="load_textual_inversion of a pipeline for that model", **facts)
         dtypes = Counter(_short(entry.dtype) for entry in header.entries.values())
         notes = (f"{len(names)} tensors: {', '.join(f'{n} in {d}' for d, n in dtypes.items())}.", what_it_is(names))
         return Description(what="a safetensors file, no whole model", notes=notes, **facts)

@@ -73,7 +73,10 @@ def resolve_model(
             )
         return path
     if path.exists():
-        raise WeightsError(f"{name} is a file; a model folder is expected here, one that holds a model_index.json.")
+        raise WeightsError(
+            f"{name} is a file, and a model's folder is expected here: load a single file with from_single_file"
+            + (", after `latentgen convert`, for it is a pickle." if name.endswith(PICKLES) else ".")
+        )
     if isinstance(path_or_id, os.PathLike) or _looks_like_a_path(name):
         raise WeightsError(
             f"{name} does not exist: there is no such folder (seen from {Path.cwd()}). Check the path, or give a Hub "

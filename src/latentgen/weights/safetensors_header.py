@@ -21,7 +21,8 @@ MAX_HEADER = 8 * 2**20
 MAX_TENSORS = 16_384
 MAX_DIMENSIONS = 16
 MAX_BRACKETS = 200_000  # with those inside metadata's texts; each list costs memory before it can be looked at
-MAX_QUOTES = 1_000_000
+MAX_QUOTES = 400_000
+MAX_KEYS = MAX_TENSORS * 4 + 4096  # a name and three of its own for each tensor, and those of metadata
 MAX_NUMBERS = MAX_TENSORS * 8  # two offsets each, and of dimensions few have more than 4
 
 DTYPES: dict[str, torch.dtype] = {
@@ -132,11 +133,11 @@ class _Counter:
         self.objects += 1
         if self.objects > MAX_TENSORS + 2:
             raise HeaderError(f"it has more than {MAX_TENSORS} tensors")
-        found: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in found:
-                raise HeaderError(f"{_short(name)} stands there twice")
-            found[name] = value
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise HeaderError(f"{_short(twice)} stands there twice")
         return found
 
 
@@ -150,6 +151,10 @@ def _load(text: bytes) -> dict[str, Any]:
     for mark, most in ((b"[", MAX_BRACKETS), (b"{", MAX_BRACKETS), (b'"', MAX_QUOTES)):
         if (count := text.count(mark)) > most:
             raise HeaderError(f"its header has the character {mark.decode()} {count} times; at most {most} are read")
+    # A key ends with a quote and a colon; in metadata's texts there is a backslash before, unless that is a text's own end.
+    keys = text.count(b'":') - text.count(rb"\":") + text.count(rb'\\":')
+    if keys > MAX_KEYS:
+        raise HeaderError(f"its header has {keys} keys; at most {MAX_KEYS} are read")
     counter = _Counter()
     try:
         content = json.loads(

@@ -25,6 +25,7 @@ from latentgen.weights.safetensors_header import (
     parse_header,
 )
 from latentgen.weights.stored import StoredTensor
+from latentgen.weights.weight_files import PICKLES
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -146,18 +147,20 @@ def _header(file: RegularFile) -> Header:
         return parse_header(file.read(8, length), file.size)
     except HeaderError as error:
         raise WeightsError(
-            f"{file.path} cannot be read as a safetensors file ({error}). {_remedy(start, file.size, str(error))}"
+            f"{file.path} cannot be read as a safetensors file ({error}). {_remedy(file, start, str(error))}"
         ) from error
 
 
-def _remedy(start: bytes, size: int, reason: str) -> str:
+def _remedy(file: RegularFile, start: bytes, reason: str) -> str:
     """What a bad file is, from its size and first bytes, and what to do."""
+    size = file.size
     if size == 0:
         return "The file is empty: fetch it again."
     if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        renamed = "" if file.path.suffix.lower() in PICKLES else "rename it to .ckpt and "
         return (
-            "It is a pickle, which can run code when it is opened and is not opened here: use a .safetensors file, or rename "
-            "it to .ckpt and run `latentgen convert` on it."
+            "It is a pickle, which can run code when it is opened and is not opened here: use a .safetensors file, or "
+            f"{renamed}run `latentgen convert` on it."
         )
     if start.startswith(b"version https://git-lfs"):
         return "It is a Git LFS pointer, not the weights: run `git lfs pull` in its folder."

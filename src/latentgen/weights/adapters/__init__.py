@@ -2,6 +2,7 @@
 
 from latentgen.weights.adapters.deltas import Decomposed, Delta, Difference, Hadamard, Kronecker, LowRank, Scaled, Shape
 from latentgen.weights.adapters.embedding import read_embedding
+from latentgen.weights.adapters.kinds import adapter_title, embedding_title
 from latentgen.weights.adapters.lora import LoRA, read_lora
 from latentgen.weights.adapters.save import save_lora
 
@@ -15,6 +16,8 @@ __all__ = [
     "LowRank",
     "Scaled",
     "Shape",
+    "adapter_title",
+    "embedding_title",
     "read_embedding",
     "read_lora",
     "save_lora",

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from latentgen.weights.adapters.deltas import Decomposed, Delta, Difference, Hadamard, Kronecker, LowRank, Scaled, Shape
+from latentgen.weights.adapters.kinds import TEXT_WIDTHS
 from latentgen.weights.adapters.names import OTHER_KINDS, OTHER_MODELS, TEXT, TEXT_PREFIX, UNET, WRAPPER, Layers, Place
 from latentgen.weights.config_files import read_json
 from latentgen.weights.errors import WeightsError
 from latentgen.weights.safetensors_io import read_header, read_tensors
+from latentgen.weights.weight_files import PICKLES
 
 LISTED = 10
 """Names in an error."""
-
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers says ranks and alphas: in the header, as JSON."""
@@ -352,15 +352,12 @@ def _other_width(groups: Mapping[tuple[str, str], Group], unet: Mapping[str, Sha
         if network == UNET and name.endswith("attn2.to_k.weight") and name in unet and "down" in group:
             down, width = group["down"], unet[name][1]
             if down.ndim >= 2 and down.shape[1] != width:
-                theirs, ours = (f"{w}{_BY_WIDTH.get(w, '')}" for w in (down.shape[1], width))
+                theirs, ours = (f"{w} ({TEXT_WIDTHS[w]})" if w in TEXT_WIDTHS else w for w in (down.shape[1], width))
                 return (
                     f"It was made for a base model that attends to texts of width {theirs}, and this one attends to width "
                     f"{ours}: load it on the model it was made for."
                 )
     return "It was made for another model, or is damaged: load it on the model it was made for, or fetch it again."
-
-
-_BY_WIDTH = {768: " (Stable Diffusion 1)", 1024: " (Stable Diffusion 2)", 2048: " (Stable Diffusion XL)"}
 
 
 def _message(path: Path, what: str, lines: list[str], remedy: str) -> str:

@@ -36,10 +36,12 @@ SAYS_PREDICTION: dict[str, Mapping[str, str]] = {
 OTHER_FILES = {
     r"conditioner\.embedders\.": "It is a Stable Diffusion XL model, which is not supported.",
     r"(?:model\.diffusion_model\.)?(?:joint_blocks|double_blocks)\.": "It is a Stable Diffusion 3 or Flux model: not supported.",
-    r"lora_|.*\.lora_[AB]\.|.*\.lora\.(?:down|up)\.": (
+    r"lora_|.*\.lora_[AB]\.|.*[._]lora\.(?:down|up)\.|.*\.lora_linear_layer\.": (
         "It is an adapter (LoRA): load the model it was made for, then pipe.load_lora(path)."
     ),
-    r"emb_params$": "It is an embedding: load the model it was made for, then pipe.load_textual_inversion(path).",
+    r"emb_params$|<.+>$|clip_[lg]$": (
+        "It is an embedding: load the model it was made for, then pipe.load_textual_inversion(path)."
+    ),
     r"(?:down_blocks|mid_block|up_blocks)\.|encoder\.down_blocks\.": (
         "It is one component in the folder layout: put its config.json beside it and use from_pretrained on the folder."
     ),
