@@ -347,9 +347,8 @@ def test_an_autoencoders_attention_under_later_names(file, folder, pipe, tmp_pat
 @pytest.mark.parametrize(
     ("family", "why"),
     [
-        ("sd-v2-base", "its conditioner is 'clip' and theirs 'open clip'"),
-        ("sd-x4-upscaler", "its number of input channels is 4 and theirs 7"),
-        ("sd-v1-inpainting", "its number of input channels is 4 and theirs 9"),
+        ("sd-x4-upscaler", "its UNet takes 4 channels, and theirs 7"),
+        ("sd-v1-inpainting", "its UNet takes 4 channels, and theirs 9"),
     ],
 )
 def test_a_family_that_the_file_is_not_of(file, folder, family, why):

@@ -178,6 +178,14 @@ def test_the_original_attention_with_one_projection():
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "family"), [("sd-v1", "sd-v2-base"), ("sd-v2-base", "sd-v1"), ("ldm-celeba256", "ldm-bsr_sr")]
+)
+def test_a_family_that_a_published_file_does_not_look_like(name, family):
+    with pytest.raises(WeightsError, match=rf"not of the family {family}: it looks like .*{name}.*Leave family= out"):
+        interpret(tensors_of(published(name)), {}, family=family)
+
+
 def test_a_table_with_a_name_twice_is_refused():
     with pytest.raises(ValueError, match="b stands in the table twice"):
         Table([Row("a", ("b",)), Row("c", ("b",))])

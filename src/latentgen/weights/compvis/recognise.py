@@ -77,22 +77,19 @@ def shapes_of(tensors: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]
 
 
 def agreed(looks: Looks, family: str) -> str:
-    """A family that was named for a file; of other widths the file may be, but not of another kind.
+    """A family that was named for a file: of other widths the file may be, but not of a family that it does not look like.
 
     Raises:
-        WeightsError: if its UNet takes other inputs, or its conditioner or autoencoder is of another kind.
+        WeightsError: if it looks exactly like another family, or its UNet takes other inputs.
     """
-    theirs = FAMILIES[family].looks
-    differing = [
-        f"its {what} is {mine!r} and theirs {other!r}"
-        for what, mine, other in (
-            ("number of input channels", looks.in_channels, theirs.in_channels),
-            ("conditioner", looks.conditioner, theirs.conditioner),
+    theirs, like = FAMILIES[family].looks, likenesses(looks)
+    if like and family not in like:
+        raise WeightsError(f"it is not of the family {family}: it looks like {' or '.join(like)}. Leave family= out.")
+    if looks.in_channels != theirs.in_channels:
+        raise WeightsError(
+            f"it is not of the family {family}: its UNet takes {looks.in_channels} channels, and theirs {theirs.in_channels}. "
+            "Name another one."
         )
-        if mine != other and (what != "conditioner" or mine is not None)
-    ]
-    if differing:
-        raise WeightsError(f"it is not of the family {family}: {' and '.join(differing)}. Leave family= out.")
     return family
 
 
