@@ -18,10 +18,11 @@ import torch
 MAX_HEADER = 8 * 2**20
 """Bytes; published models have up to 1 MB, adapters with a record of their training up to a few."""
 
-MAX_TENSORS = 16_384
+MAX_TENSORS = 12_288
+MAX_NAME = 1024  # letters
 MAX_DIMENSIONS = 16
 MAX_BRACKETS = 200_000  # with those inside metadata's texts; each list costs memory before it can be looked at
-MAX_QUOTES = 400_000
+MAX_QUOTES = 300_000
 MAX_KEYS = MAX_TENSORS * 4 + 4096  # a name and three of its own for each tensor, and those of metadata
 MAX_NUMBERS = MAX_TENSORS * 8  # two offsets each, and of dimensions few have more than 4
 
@@ -102,6 +103,8 @@ def parse_header(text: bytes, size: int) -> Header:
     if len(content) > MAX_TENSORS:
         raise HeaderError(f"it has {len(content)} tensors; at most {MAX_TENSORS} are read")
     begin = 8 + len(text)
+    if (longest := max(map(len, content), default=0)) > MAX_NAME:
+        raise HeaderError(f"it has a name of {longest} letters; at most {MAX_NAME} are read")
     if (odd := next(filter(_CONTROL.search, content), None)) is not None:
         raise HeaderError(f"the name {_short(odd)} has control characters")
     entries = {name: _entry(name, value, begin) for name, value in content.items()}
