@@ -54,8 +54,9 @@ def test_a_class_is_a_context_of_one_token():
 
 def test_a_map_of_labels_is_halved_by_means_and_mapped():
     rescaler = SpatialRescaler.from_config({"n_stages": 2, "in_channels": 4, "out_channels": 3})
-    labels = torch.nn.functional.one_hot(torch.randint(4, (2, 8, 12)), 4).permute(0, 3, 1, 2).float()
-    means = labels.unflatten(2, (2, 4)).unflatten(4, (3, 4)).mean(dim=(3, 5))
+    labels = torch.randint(4, (2, 8, 12))
+    marks = torch.nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).float()
+    means = marks.unflatten(2, (2, 4)).unflatten(4, (3, 4)).mean(dim=(3, 5))
     expected = torch.einsum("oc,bchw->bohw", rescaler.channel_mapper.weight[:, :, 0, 0], means)
     assert torch.allclose(rescaler(labels), expected, atol=1e-6)
 

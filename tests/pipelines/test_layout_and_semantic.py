@@ -116,6 +116,8 @@ def test_boxes_come_back_to_half_a_cell():
         ([5], r"layout\[0\]=5 must be a list of objects"),
         ([LAYOUT, "cat"], r"layout\[1\]='cat' must be a list of objects"),
         ([(True, (0, 0, 1, 1))], "the class True is not known"),
+        ([("cat", (0, 0, 10**400, 1))], "leaves"),
+        ([("3", (0, 0, 1, 1))], "the class 3 is not known"),
     ],
 )
 def test_wrong_layouts_are_named(layout_pipe, layout, message):
@@ -127,7 +129,12 @@ def test_numbers_may_be_those_of_numpy_and_torch():
     tokenizer = LayoutTokenizer(NAMES, tokens=128, objects=4)
     expected = tokenizer.encode([(2, (0.25, 0, 0.5, 1))])
     box = [0.25, 0, 0.5, 1]
-    for given in ((np.int64(2), np.float32(box)), (np.uint8(2), torch.tensor(box)), (2, list(np.float16(box)))):
+    for given in (
+        ("2", box),
+        (np.int64(2), np.float32(box)),
+        (np.uint8(2), torch.tensor(box)),
+        (2, list(np.float16(box))),
+    ):
         assert torch.equal(tokenizer.encode([given]), expected)
 
 
@@ -156,9 +163,10 @@ def test_a_map_is_concatenated_to_the_latents(semantic_pipe):
     pipe, start = semantic_pipe, torch.randn(1, 3, 6, 8, generator=torch.Generator().manual_seed(1))
     labels = np.random.default_rng(0).integers(0, 5, (24, 32))
     with torch.no_grad():
-        small = pipe.label_rescaler(
-            torch.nn.functional.one_hot(torch.from_numpy(labels), 5).permute(2, 0, 1)[None].float()
-        )
+        marks = torch.nn.functional.one_hot(torch.from_numpy(labels), 5).permute(2, 0, 1)[None].float()
+        for _ in range(2):  # as LDM does
+            marks = torch.nn.functional.interpolate(marks, scale_factor=0.5, mode="bilinear")
+        small = pipe.label_rescaler.channel_mapper(marks)
     expected = ddim(pipe, start, lambda x, t: pipe.unet(torch.cat([x, small], dim=1), t))
     picture = Image.fromarray(labels.astype(np.uint8))
     palette = picture.convert("P")
@@ -167,6 +175,29 @@ def test_a_map_is_concatenated_to_the_latents(semantic_pipe):
         drawn = pipe(given, latents=start, **CALL).images
         assert drawn.shape == (1, 3, 24, 32)
         assert torch.allclose(drawn, expected, rtol=0, atol=1e-4)
+
+
+def test_a_map_is_a_picture_like_any_other(semantic_pipe, tmp_path):
+    def saved(name, picture, **how):
+        picture.save(tmp_path / name, **how)
+        return Image.open(tmp_path / name)
+
+    frames = [Image.new("L", (16, 16), k) for k in range(3)]
+    animated = saved("a.gif", frames[0], save_all=True, append_images=frames[1:])
+    whole = saved("b.png", Image.effect_noise((16, 16), 50).point(lambda v: v % 5))
+    (tmp_path / "c.png").write_bytes((tmp_path / "b.png").read_bytes()[:100])
+    large = saved("d.png", Image.new("P", (4000, 4000)))
+    for given, message in ((animated, "labels holds 3 frames or pages"), (large, "more than max_pixels=1000000"),
+                           (Image.open(tmp_path / "c.png"), "labels is no whole picture")):  # fmt: skip
+        pipe = Semantic2ImagePipeline(**semantic_pipe.components)
+        pipe.max_pixels = 1_000_000
+        with pytest.raises(ValueError, match=message):
+            pipe(given, **CALL)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    turned = saved("e.png", Image.new("L", (32, 16), 1), exif=exif)
+    assert semantic_pipe(turned, **CALL).images.shape == (1, 3, 32, 16)
+    assert semantic_pipe(whole, **CALL).images.shape == (1, 3, 16, 16)
 
 
 def test_neighbours_and_order(layout_pipe, semantic_pipe):

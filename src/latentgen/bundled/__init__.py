@@ -8,6 +8,9 @@ MODELS = {"text": "tiny_scenes", "inpainting": "tiny_scenes_inpaint", "super_res
 BUNDLED_GUIDANCE = 2.0
 """The guidance scale that the figures of the text and the inpainting model were measured at."""
 
+BUNDLED_UPSCALE_STEPS = 4
+"""The steps that the figures of the super-resolution model were measured with: more do no better."""
+
 
 def bundled_model(task: str = "text") -> Path:
     """The folder of a bundled model. How they were made: examples/tiny_scenes/README.md.

@@ -10,16 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from latentgen import __version__
-from latentgen.bundled import BUNDLED_GUIDANCE, bundled_model
+from latentgen.bundled import BUNDLED_GUIDANCE, BUNDLED_UPSCALE_STEPS, bundled_model
 from latentgen.cli.interrupts import leaving_at_once
 from latentgen.cli.values import MAX_SEED
 from latentgen.weights.atomic import check_writable
 from latentgen.weights.hub import commit_of, resolve_model
 
+STEPS = 50
+
 BUNDLED = "bundled"
 """As a model's name: the one that ships with the package."""
 
-WITHOUT_TEXT = {"classes": "classes", "layout": "layouts", "map": "maps"}
+WITHOUT_TEXT = {
+    "classes": "classes",
+    "layout": "layouts",
+    "map": "maps",
+    "unconditional": "pictures without a condition",
+}
 """What `generate` draws from instead of a prompt, by attribute, and what a model of it is of."""
 
 
@@ -41,6 +48,9 @@ def generate(arguments: argparse.Namespace) -> None:
         return
     if arguments.guidance_scale is not None:
         raise ValueError(f"--guidance-scale has no meaning for {name}: leave it out.")
+    if option == "unconditional":
+        _draw(arguments, "UnconditionalPipeline", size, guided=False)
+        return
     if option == "layout":
         _draw(arguments, "Layout2ImagePipeline", {"layout": _read_layout(arguments.layout)} | size, guided=False)
         return
@@ -52,11 +62,20 @@ def generate(arguments: argparse.Namespace) -> None:
 def _read_layout(path: Path) -> Any:
     """The content of a layout's file; what is in it, the pipeline checks."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is no JSON such as [["cat", [0.1, 0.2, 0.6, 0.9]]]: {error}.') from None
+    if (
+        isinstance(content, list)
+        and content
+        and all(isinstance(one, list) and one and isinstance(one[0], list) for one in content)
+    ):
+        if len(content) > 1:
+            raise ValueError(f"{path} holds {len(content)} layouts: give a file of one, and call once for each.")
+        return content[0]
+    return content
 
 
 def img2img(arguments: argparse.Namespace) -> None:
@@ -87,6 +106,8 @@ def upscale(arguments: argparse.Namespace) -> None:
         "noise_level": arguments.noise_level,
         "memory": arguments.memory,
     }
+    if arguments.steps is None:
+        arguments.steps = BUNDLED_UPSCALE_STEPS if arguments.model == BUNDLED else STEPS
     _draw(arguments, "SuperResPipeline", settings, {"image": arguments.image}, task="super_resolution")
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from latentgen import __version__
-from latentgen.bundled import BUNDLED_GUIDANCE
+from latentgen.bundled import BUNDLED_GUIDANCE, BUNDLED_UPSCALE_STEPS
 from latentgen.cli import drawing, tools, training, values
-from latentgen.cli.drawing import BUNDLED
+from latentgen.cli.drawing import BUNDLED, STEPS
 
 # Said again here, so that wrong usage is answered before torch is imported; a test holds them to their sources.
 SCHEDULERS = ("ddpm", "ddim", "pndm", "euler", "euler_a", "heun", "dpm++", "dpm++_karras", "lcm")
@@ -50,6 +50,9 @@ def _add_generate(commands: Any) -> None:
         "from 0 to 1 (with --model)")  # fmt: skip
     what.add_argument("--map", type=Path, metavar="FILE",
         help="draw what a map says: a picture whose numbers are labels (with --model)")  # fmt: skip
+    what.add_argument("--unconditional", action="store_const", const=True,
+        help="draw by a model that has no condition, as of faces or rooms (with --model)")  # fmt: skip
+    _add_max_pixels(parser)
     add = parser.add_argument
     add("--height", type=values.count, metavar="H", help="in pixels (default: what the model was trained on)")
     add("--width", type=values.count, metavar="W", help="in pixels (default: what the model was trained on)")
@@ -111,8 +114,8 @@ def _add_upscale(commands: Any) -> None:
         help="how much noise is put on the picture first, for models that take it (default: 20)")  # fmt: skip
     add("--memory", type=values.memory, metavar="SIZE",
         help="work in tiles that take at most so much above the weights, as 4GB (default: in one piece)")  # fmt: skip
-    _add_drawing(parser)
-    parser.set_defaults(run=drawing.upscale)
+    _add_drawing(parser, f"{STEPS}; with the bundled model {BUNDLED_UPSCALE_STEPS}")
+    parser.set_defaults(run=drawing.upscale, steps=None)
 
 
 def _add_prompt(parser: argparse.ArgumentParser) -> None:
@@ -121,12 +124,16 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
 
 def _add_picture(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="picture to start from, of any kind and size")
+    _add_max_pixels(parser)
+
+
+def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-pixels", type=values.count, metavar="N",
         help="refuse pictures with more pixels (default: 64 million)")  # fmt: skip
 
 
-def _add_drawing(parser: argparse.ArgumentParser) -> None:
-    """The options that all commands have which draw."""
+def _add_drawing(parser: argparse.ArgumentParser, steps: str = str(STEPS)) -> None:
+    """The options that all commands have which draw; `steps` is what is said of their number without one."""
     add = parser.add_argument
     add("-o", "--output", type=values.png, metavar="FILE",
         help="PNG to write; one that exists is replaced (default: out.png, or the next free name like it)")  # fmt: skip
@@ -141,7 +148,7 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
     add("--embedding", type=Path, action="append", default=[], metavar="FILE",
         help="a textual inversion to use: prompts name it by its token, or the file's name; may be given again")  # fmt: skip
     add("--negative", metavar="TEXT", help="what to stay away from")
-    add("--steps", type=values.count, default=50, metavar="N", help="denoising steps (default: %(default)s)")
+    add("--steps", type=values.count, default=STEPS, metavar="N", help=f"denoising steps (default: {steps})")
     add("--guidance-scale", type=values.scale, metavar="G",
         help="how closely to follow the prompt or class; 1 is no guidance (default: the pipeline's, for prompts 7.5; "
         f"with the bundled model {BUNDLED_GUIDANCE:g})")  # fmt: skip

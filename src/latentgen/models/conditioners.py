@@ -83,7 +83,12 @@ class SpatialRescalerConfig:
 
 
 class SpatialRescaler(Model[SpatialRescalerConfig]):
-    """A one-hot map of labels to a small map that is concatenated to the latents."""
+    """A map of labels to a small map that is concatenated to the latents.
+
+    LDM halves the map, one channel for each label, by bilinear interpolation, and then mixes its channels. Both are linear and
+    one does not mind the other, so the channels are mixed first here: that is a table of the labels, and takes a fraction of the
+    memory.
+    """
 
     config_class: ClassVar[type] = SpatialRescalerConfig
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {"method": ("bilinear",), "multiplier": (0.5,), "bias": (False,)}
@@ -93,7 +98,8 @@ class SpatialRescaler(Model[SpatialRescalerConfig]):
         self.channel_mapper = nn.Conv2d(config.in_channels, config.out_channels, 1, bias=False)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """(B, in_channels, H, W), 1 in the channel of each place's label, to (B, out_channels, H / 2^n, W / 2^n)."""
+        """(B, H, W) int64 labels in [0, in_channels) to (B, out_channels, H / 2^n, W / 2^n)."""
+        mapped = F.embedding(labels, self.channel_mapper.weight[:, :, 0, 0].T).permute(0, 3, 1, 2)
         for _ in range(self.config.n_stages):
-            labels = F.interpolate(labels, scale_factor=0.5, mode="bilinear")
-        return self.channel_mapper(labels)
+            mapped = F.interpolate(mapped, scale_factor=0.5, mode="bilinear")
+        return mapped

@@ -27,8 +27,8 @@ class UNet2DConfig:
         sample_size: height and width of the latents that the model was trained on.
         attention_head_dim: channels of an attention head, one number for all levels or one each (which diffusers does not
             read); null is a single head.
-        attn_norm_num_groups: of the attention's normalisation; null is `norm_num_groups`. (diffusers leaves the middle's out
-            where it is null and `resnet_time_scale_shift` is "scale_shift"; published models have it.)
+        attn_norm_num_groups: of the normalisation of the middle's attention; null is `norm_num_groups`, which the others have.
+            (diffusers leaves it out where it is null and `resnet_time_scale_shift` is "scale_shift"; published models have it.)
         add_attention: whether the middle attends.
         downsample_type, upsample_type: how levels that attend change the resolution: by a convolution, or in a residual block. A
             `ResnetDownsampleBlock2D` or `ResnetUpsampleBlock2D` has the latter in any case.
@@ -68,13 +68,15 @@ class UNet2DConfig:
                 ("resnet_time_scale_shift", (self.resnet_time_scale_shift,) * len(self.block_out_channels), TIME),
             ],
         )
-        groups = self.attn_norm_num_groups or self.norm_num_groups
         for channels, size in zip(self.block_out_channels, self.head_sizes, strict=True):
-            if channels % size or channels % self.norm_num_groups or channels % groups:
+            if channels % size or channels % self.norm_num_groups:
                 raise ValueError(
-                    f"block_out_channels holds {channels}, which heads of {size} channels (attention_head_dim) and groups of "
-                    f"norm_num_groups={self.norm_num_groups} and attn_norm_num_groups={self.attn_norm_num_groups} must divide."
+                    f"block_out_channels holds {channels}, which heads of {size} channels (attention_head_dim) and "
+                    f"norm_num_groups={self.norm_num_groups} must divide."
                 )
+        middle, groups = self.block_out_channels[-1], self.attn_norm_num_groups
+        if groups and middle % groups:
+            raise ValueError(f"attn_norm_num_groups={groups} must divide the middle's {middle} channels.")
 
     @property
     def head_sizes(self) -> tuple[int, ...]:
@@ -94,7 +96,7 @@ class UNet2DModel(DenoisingUNet[UNet2DConfig]):
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
         "act_fn": ("silu",), "center_input_sample": (False,), "downsample_padding": (1,), "dropout": (0, 0.0),
         "mid_block_scale_factor": (1, 1.0), "mid_block_type": ("UNetMidBlock2D",), "time_embedding_type": ("positional",),
-        "time_embedding_dim": (None,), "class_embed_type": (None,), "num_train_timesteps": (None,),
+        "time_embedding_dim": (None,), "class_embed_type": (None,), "num_train_timesteps": (None, 1000),
     }  # fmt: skip
 
     def __init__(self, config: UNet2DConfig) -> None:
@@ -109,14 +111,11 @@ class UNet2DModel(DenoisingUNet[UNet2DConfig]):
             scale_shift=config.resnet_time_scale_shift == "scale_shift",
         )
 
-        def attention(level: int, attends: bool) -> partial[SpatialAttention] | None:
-            groups = config.attn_norm_num_groups or config.norm_num_groups
-            heads = widths[level] // config.head_sizes[level]
-            return (
-                partial(SpatialAttention, widths[level], groups=groups, eps=config.norm_eps, heads=heads)
-                if attends
-                else None
-            )
+        def attention(level: int, attends: bool, groups: int | None = None) -> partial[SpatialAttention] | None:
+            if not attends:
+                return None
+            heads, groups = widths[level] // config.head_sizes[level], groups or config.norm_num_groups
+            return partial(SpatialAttention, widths[level], groups=groups, eps=config.norm_eps, heads=heads)
 
         def halving(kind: str) -> MakeResampler:
             if kind == "ResnetDownsampleBlock2D" or (DOWN_BLOCKS[kind] and config.downsample_type == "resnet"):
@@ -131,7 +130,7 @@ class UNet2DModel(DenoisingUNet[UNet2DConfig]):
         self._build(
             make_resnet,
             [(attention(k, DOWN_BLOCKS[kind]), halving(kind)) for k, kind in enumerate(config.down_block_types)],
-            attention(levels - 1, config.add_attention),
+            attention(levels - 1, config.add_attention, config.attn_norm_num_groups),
             [
                 (attention(levels - 1 - k, UP_BLOCKS[kind]), doubling(kind))
                 for k, kind in enumerate(config.up_block_types)

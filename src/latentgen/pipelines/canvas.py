@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from latentgen.pipelines.inputs import is_whole
-from latentgen.pipelines.pictures import pad_to_multiple, to_rgb
+from latentgen.pipelines.pictures import MAX_PIXELS, decoded, pad_to_multiple, to_rgb
 
 Region = tuple[int, int, int, int]
 """Left, top, right and bottom of a part of a picture, in pixels; the last two lie outside."""
@@ -142,19 +142,26 @@ def _widened(start: int, end: int, length: int, most: int) -> tuple[int, int]:
 
 
 def extend_canvas(
-    image: Image.Image, *, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0
+    image: Image.Image,
+    *,
+    left: int = 0,
+    top: int = 0,
+    right: int = 0,
+    bottom: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Image.Image, Image.Image]:
     """A picture with room to draw on beside it, and the mask of that room: for outpainting with `InpaintPipeline`.
 
     Args:
         image: the picture, of any mode, turned as its EXIF says.
         left, top, right, bottom: pixels to add, at least 0. The edge is repeated there.
+        max_pixels: the most that the larger picture may have.
 
     Returns:
         The larger picture in RGB and its mask, white where there is room.
 
     Raises:
-        ValueError: for a number below 0, or nothing to add.
+        ValueError: for a number below 0, nothing to add, or a picture that is too large, animated, damaged, or none.
     """
     sides = {"left": left, "top": top, "right": right, "bottom": bottom}
     for name, value in sides.items():
@@ -162,7 +169,16 @@ def extend_canvas(
             raise ValueError(f"{name}={value!r} must be a whole number of pixels, at least 0.")
     if not any(sides.values()):
         raise ValueError("left, top, right and bottom are all 0: say how many pixels to add.")
-    pixels = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+    if not isinstance(image, Image.Image):
+        raise ValueError(
+            f"image is a {type(image).__name__}; it must be a PIL image: Image.open(path) or Image.fromarray(array)."
+        )
+    pixels = np.asarray(decoded("image", image, max_pixels, to_rgb))
+    larger = (pixels.shape[1] + left + right, pixels.shape[0] + top + bottom)
+    if larger[0] * larger[1] > max_pixels:
+        raise ValueError(
+            f"the larger picture is {larger[0]} x {larger[1]} pixels, more than max_pixels={max_pixels}: add less."
+        )
     mask = np.zeros(pixels.shape[:2], np.uint8)
     room = ((top, bottom), (left, right))
     pixels = np.pad(pixels, (*room, (0, 0)), mode="edge")

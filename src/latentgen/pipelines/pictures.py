@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,14 @@ def _planes(name: str, value: Any, max_pixels: int, convert: Any) -> list[Tensor
     )
 
 
-def _of_pil(name: str, picture: Image.Image, max_pixels: int, convert: Any) -> Tensor:
+def decoded(
+    name: str, picture: Image.Image, max_pixels: int, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """A picture with its pixels, turned as its EXIF says and converted.
+
+    Raises:
+        ValueError: naming the argument, if it is too large, animated, damaged, or `convert` refuses it.
+    """
     _check_size(name, picture.width, picture.height, max_pixels)
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":  # a photograph with a preview or a depth map behind it
@@ -154,12 +161,15 @@ def _of_pil(name: str, picture: Image.Image, max_pixels: int, convert: Any) -> T
     try:
         with _decoding:
             picture.load()
-        picture = convert(ImageOps.exif_transpose(picture))
+        return convert(ImageOps.exif_transpose(picture))
     except ValueError as error:
         raise ValueError(f"{name} cannot be used: {error}") from None
     except (OSError, SyntaxError) as error:  # what decoders raise for a file that is cut short or damaged
         raise ValueError(f"{name} is no whole picture ({error}): fetch or save it again.") from error
-    pixels = torch.from_numpy(np.array(picture))
+
+
+def _of_pil(name: str, picture: Image.Image, max_pixels: int, convert: Any) -> Tensor:
+    pixels = torch.from_numpy(np.array(decoded(name, picture, max_pixels, convert)))
     return (pixels[..., None] if pixels.ndim == 2 else pixels).permute(2, 0, 1).float() / 255
 
 

@@ -327,7 +327,7 @@ class Pipeline:
             ValueError: for components that do not fit, or are missing.
             TypeError: for a name that is not known.
         """
-        theirs = {name: part for name, part in pipe.components.items() if name in cls.component_kinds}
+        theirs = {n: part for n, part in pipe.components.items() if n in cls.component_kinds and part is not None}
         given = theirs | {name: part for name, part in cls._given(components).items() if part is not None}
         if missing := [name for name in cls.component_kinds if name not in given and name not in cls.optional]:
             raise ValueError(

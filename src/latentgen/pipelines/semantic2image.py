@@ -16,6 +16,7 @@ from latentgen.models.first_stage import FirstStage
 from latentgen.models.unet2d import UNet2DModel
 from latentgen.pipelines.inputs import check_count, resolve_seeds
 from latentgen.pipelines.output import ImageOutput, OutputType
+from latentgen.pipelines.pictures import decoded
 from latentgen.pipelines.pipeline import Pipeline
 from latentgen.pipelines.run import Callback, begin
 from latentgen.runtime.tiling import Tiling
@@ -127,7 +128,7 @@ class Semantic2ImagePipeline(Pipeline):
         )
         per_entry = check_count("num_images_per_map", num_images_per_map)
         maps = self._maps(labels).to(self.device)
-        condition = self.label_rescaler(maps.to(self.label_rescaler.dtype)).float()
+        condition = self.label_rescaler(maps).float()
         condition = condition.repeat_interleave(per_entry, 0)
         seeds = resolve_seeds(seed, generator, len(condition))
         noise = NoiseStream(seeds, (self.vae.config.embed_dim, *condition.shape[2:]), self.device)
@@ -135,12 +136,12 @@ class Semantic2ImagePipeline(Pipeline):
         return call.output(call.sample(start * call.plan.start_scale, noise, extra=condition), seeds)
 
     def _maps(self, labels: Any) -> Tensor:
-        """Checked maps, (N, labels, H, W), 1 in the channel of each place's label."""
+        """Checked maps, (N, H, W) int64."""
         entries = list(labels) if isinstance(labels, list | tuple) else [labels]
         maps = [
             m
             for k, entry in enumerate(entries)
-            for m in _integers(entry, "labels" if len(entries) == 1 else f"labels[{k}]")
+            for m in _integers(entry, "labels" if len(entries) == 1 else f"labels[{k}]", self.max_pixels)
         ]
         sizes = list(dict.fromkeys(tuple(m.shape) for m in maps))
         if len(sizes) != 1:
@@ -158,18 +159,17 @@ class Semantic2ImagePipeline(Pipeline):
             if int(m.min()) < 0 or int(m.max()) >= count:
                 wrong = int(m.max()) if int(m.max()) >= count else int(m.min())
                 raise ValueError(f"labels: map {k} holds the label {wrong}; the model knows 0 to {count - 1}.")
-        given = torch.stack(maps)[:, None]
-        return torch.zeros(len(given), count, height, width, dtype=torch.float32, device="cpu").scatter_(1, given, 1)
+        return torch.stack(maps)
 
 
-def _integers(value: Any, where: str) -> list[Tensor]:
+def _integers(value: Any, where: str, max_pixels: int) -> list[Tensor]:
     """Maps (H, W) int64 of one entry."""
     if isinstance(value, Image.Image):
         if value.mode not in ("L", "P", "I", "I;16", "1"):
             raise ValueError(
                 f"{where} is a picture of mode {value.mode}: a map of labels has one number a place (mode L or P)."
             )
-        value = np.asarray(value).astype(np.int64)
+        value = np.asarray(decoded(where, value, max_pixels, lambda picture: picture)).astype(np.int64)
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "iub":
             raise ValueError(f"{where} holds numbers of {value.dtype}; labels are whole numbers.")

@@ -66,8 +66,8 @@ def check_guidance(scale: Any, rescale: Any) -> tuple[float, float]:
     rescale = check_number("guidance_rescale", rescale, 0, 1)
     if scale == 0:
         warn_user(
-            "guidance_scale=0 follows the negative prompt alone, and the prompt has no effect; 1 runs without guidance, which "
-            "is what other libraries do for 0."
+            "guidance_scale=0 follows the negative prompt alone (or no class), and the prompt has no effect; 1 runs without "
+            "guidance, which is what other libraries do for 0."
         )
     if scale == 1 and rescale:
         warn_user("guidance_scale=1 runs without guidance: guidance_rescale has no effect.")

@@ -118,7 +118,9 @@ class SuperResPipeline(TextPipeline):
                 "them, LDM's models have none."
             )
         if config.in_channels in (channels, 2 * channels + 1):
-            fits = "Text2ImagePipeline or Img2ImgPipeline" if config.in_channels == channels else "InpaintPipeline"
+            of_text = isinstance(self.unet, UNet2DConditionModel)
+            alone = "Text2ImagePipeline or Img2ImgPipeline" if of_text else "UnconditionalPipeline"
+            fits = alone if config.in_channels == channels else "InpaintPipeline"
             raise ValueError(f"the UNet takes {config.in_channels} channels, which is no upscaler's: {fits} takes it.")
         levels = config.num_class_embeds
         if (config.in_channels, config.out_channels) != (channels + 3, channels) or (levels is None) == bool(given):

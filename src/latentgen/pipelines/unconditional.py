@@ -52,9 +52,12 @@ class UnconditionalPipeline(Pipeline):
     def _check_fit(self) -> None:
         config, channels = self.unet.config, self.vqvae.config.embed_dim
         if (config.in_channels, config.out_channels) != (channels, channels):
+            fits = {channels + 3: "SuperResPipeline or Semantic2ImagePipeline", 2 * channels + 1: "InpaintPipeline"}
+            other = fits.get(config.in_channels)
             raise ValueError(
                 f"the UNet takes {config.in_channels} channels and gives {config.out_channels}, and the autoencoder's latents "
-                f"have {channels}; they must agree. (More input channels are a condition's: the model is of another task.)"
+                f"have {channels}; they must agree. "
+                + (f"{other} takes it." if other else "The model is of another task.")
             )
         if config.num_class_embeds is not None:
             raise ValueError(
