@@ -26,7 +26,7 @@ from latentgen import (
     Text2ImagePipeline,
     __version__,
 )
-from latentgen.bundled import BUNDLED_GUIDANCE
+from latentgen.bundled import BUNDLED_GUIDANCE, BUNDLED_UPSCALE_STEPS
 from latentgen.cli import main, parser, values
 from latentgen.diffusion.noise import MAX_SEED
 from latentgen.models import (
@@ -38,6 +38,7 @@ from latentgen.models import (
     UNet2DModel,
     VQModel,
 )
+from latentgen.pipelines import UnconditionalPipeline
 from latentgen.pipelines.adapters import MOST_SCALE
 from latentgen.pipelines.png import read_record
 from latentgen.runtime.device import DTYPE_NAMES
@@ -263,6 +264,10 @@ def of_maps(tmp_path):
         **common, label_rescaler=SpatialRescaler.from_config({"n_stages": 1, "in_channels": 5, "out_channels": 3}),
         unet=UNet2DModel.from_config({**levels, **plain, "in_channels": 6, "out_channels": 3, "sample_size": 8}),
     ).save_pretrained(tmp_path / "maps")  # fmt: skip
+    UnconditionalPipeline(
+        vqvae=vae, scheduler=DDIMScheduler(),
+        unet=UNet2DModel.from_config({**levels, **plain, "in_channels": 3, "out_channels": 3, "sample_size": 8}),
+    ).save_pretrained(tmp_path / "faces")  # fmt: skip
     return tmp_path
 
 
@@ -291,6 +296,36 @@ def test_a_layout_and_a_map_are_drawn(of_maps, capsys):
         assert run("generate", of_maps / model, *rest, "-o", of_maps / "d.png") == 1
         assert message in capsys.readouterr().err
     assert not (of_maps / "d.png").exists()
+
+
+def test_a_file_of_several_layouts_is_refused_and_not_cut(of_maps, capsys):
+    boxes, out = of_maps / "boxes.json", of_maps / "out.png"
+    boxes.write_text(json.dumps([SQUARE, SQUARE]))
+    assert run("generate", of_maps / "layouts", "--layout", boxes, "-o", out) == 1
+    assert "boxes.json holds 2 layouts: give a file of one" in capsys.readouterr().err
+    boxes.write_text(json.dumps([SQUARE]))
+    assert run("generate", of_maps / "layouts", "--layout", boxes, "-o", out) == 0
+    assert read_record(out)["layout"] == SQUARE
+    boxes.write_text("[" * 100_000)
+    assert run("generate", of_maps / "layouts", "--layout", boxes, "-o", out) == 1
+    assert "is no JSON such as" in capsys.readouterr().err
+
+
+def test_a_model_without_a_condition_and_large_maps(of_maps, capsys):
+    out = of_maps / "out.png"
+    assert run("generate", of_maps / "faces", "--unconditional", "--height", 32, "-o", out) == 0
+    assert Image.open(out).size == (16, 32)
+    assert run("generate", of_maps / "faces", "--unconditional", "--guidance-scale", 3) == 1
+    assert "--guidance-scale has no meaning for --unconditional" in capsys.readouterr().err
+    Image.new("L", (8, 8)).save(of_maps / "labels.png")
+    assert run("generate", of_maps / "maps", "--map", of_maps / "labels.png", "--max-pixels", 63) == 1
+    assert "more than max_pixels=63" in capsys.readouterr().err
+
+
+def test_the_bundled_upscaler_takes_the_steps_that_it_was_measured_with(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    assert main(["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--quiet"]) == 0
+    assert read_record(tmp_path / "b.png")["num_inference_steps"] == BUNDLED_UPSCALE_STEPS
 
 
 @pytest.mark.parametrize(("option", "kind"), [("--layout", "layouts"), ("--map", "maps")])

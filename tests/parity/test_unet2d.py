@@ -31,6 +31,8 @@ VARIANTS = {
     "churches": {**RESNETS, "resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 8},
     "concatenated condition": {"in_channels": 7},
     "classes": {"num_class_embeds": 5},
+    "other groups in the middle": {"attn_norm_num_groups": 16},
+    "timesteps that nothing needs": {"num_train_timesteps": 1000},
     "no attention at the levels": {"down_block_types": ("DownBlock2D",) * 3, "up_block_types": ("UpBlock2D",) * 3},
     "DDPM's timestep embedding": {"flip_sin_to_cos": False, "freq_shift": 1},
     "one block a level": {"layers_per_block": 1, "norm_eps": 1e-3},

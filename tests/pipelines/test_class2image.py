@@ -9,6 +9,8 @@ from tiny_sd import scatter
 from latentgen import (
     Class2ImagePipeline,
     DDIMScheduler,
+    Img2ImgPipeline,
+    SuperResPipeline,
     Text2ImagePipeline,
     UnconditionalPipeline,
     UNet2DModel,
@@ -60,6 +62,32 @@ def without_null(pipe):
     embedder = ClassEmbedder(config)
     embedder.load_state_dict(pipe.class_embedder.state_dict())
     return Class2ImagePipeline(**{**pipe.components, "class_embedder": embedder})
+
+
+@pytest.mark.parametrize(
+    ("channels", "fits"), [(6, "SuperResPipeline or Semantic2ImagePipeline takes it"), (7, "InpaintPipeline takes it"),
+                           (9, "of another task")],
+)  # fmt: skip
+def test_the_pipeline_that_fits_is_named(pipe, channels, fits):
+    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "add_attention": False}
+    words = {name: UNET[name] for name in ("sample_size", "out_channels", "block_out_channels", "norm_num_groups")}
+    other = UNet2DModel.from_config({**words, **blocks, "in_channels": channels})
+    with pytest.raises(ValueError, match=fits):
+        UnconditionalPipeline(vqvae=pipe.vae, unet=other, scheduler=pipe.scheduler)
+    plain = UNet2DModel.from_config({**words, **blocks, "in_channels": 3})
+    with pytest.raises(ValueError, match="UnconditionalPipeline takes it"):
+        SuperResPipeline(vae=pipe.vae, unet=plain, scheduler=pipe.scheduler)
+
+
+def test_components_that_are_not_there_are_missing(pipe):
+    words = {name: UNET[name] for name in ("sample_size", "out_channels", "block_out_channels", "norm_num_groups")}
+    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "add_attention": False}
+    unet = UNet2DModel.from_config({**words, **blocks, "in_channels": 6})
+    upscaler = SuperResPipeline(vae=pipe.vae, unet=unet, scheduler=pipe.scheduler)
+    with pytest.raises(
+        ValueError, match="SuperResPipeline has no text_encoder, tokenizer, which Img2ImgPipeline needs"
+    ):
+        Img2ImgPipeline.from_pipe(upscaler)
 
 
 @torch.no_grad()

@@ -264,7 +264,7 @@ def test_a_thin_stroke_is_seen_in_a_crop_that_is_made_smaller(column):
     assert canvas.shown_masks.any(dim=3).sum() >= 127
 
 
-def test_a_canvas_is_as_pictures_are_read():
+def test_a_canvas_is_as_pictures_are_read(tmp_path):
     turned = Image.new("RGBA", (4, 2), (255, 0, 0, 0))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -273,6 +273,14 @@ def test_a_canvas_is_as_pictures_are_read():
     canvas, area = extend_canvas(Image.open(file), right=np.int64(3))
     assert canvas.size == area.size == (5, 4)
     assert canvas.getpixel((0, 0)) == (255, 255, 255)
+    Image.new("L", (4, 4)).save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("L", (4, 4), 9)])
+    for given, sides, message in (
+        (np.zeros((4, 4, 3)), {"top": 1}, "image is a ndarray; it must be a PIL image"),
+        (Image.open(tmp_path / "a.gif"), {"top": 1}, "image holds 2 frames"),
+        (Image.new("L", (4, 4)), {"right": 10**9}, "more than max_pixels=64000000: add less"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            extend_canvas(given, **sides)
     grey = extend_canvas(Image.fromarray(np.full((3, 4), 51 * 257, np.uint16)), top=1)[0]
     assert grey.getpixel((0, 0)) == (51, 51, 51)
 

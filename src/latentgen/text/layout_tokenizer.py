@@ -155,7 +155,7 @@ def _checked(box: Any, where: str) -> Box:
     values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
     if len(values) != 4 or not all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
         raise ValueError(f"{where}: the box {box!r} must be four numbers, (left, top, right, bottom).")
-    x0, y0, x1, y1 = (float(v) if abs(v) < 1e9 else math.inf for v in values)
+    x0, y0, x1, y1 = (math.inf if isinstance(v, int) and abs(v) > 1 else float(v) for v in values)
     if not (0 <= x0 <= 1 and 0 <= y0 <= 1 and 0 <= x1 <= 1 and 0 <= y1 <= 1):
         raise ValueError(
             f"{where}: the box {box!r} leaves [0, 1]; sides are fractions of the picture's width and height."
