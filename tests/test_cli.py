@@ -651,6 +651,9 @@ def test_loras_and_embeddings(folder, tmp_path, capsys):
     assert np.array_equal(np.asarray(draw_again(pipe, record)), np.asarray(Image.open(out)))
     pipe.unload_lora()
     assert not np.array_equal(np.asarray(draw_again(pipe, record)), np.asarray(Image.open(out)))
+    paths[1].rename(tmp_path / "a" / "pytorch_lora_weights.safetensors")
+    assert main([*command, "--lora", f"{tmp_path / 'a'}:0.5"]) == 0  # the folder that diffusers writes
+    assert read_record(out)["loras"] == [[str(tmp_path / "a"), 0.5]]
     assert main([*command, "--lora", "gone.safetensors:2"]) == 1
     assert "gone.safetensors does not exist: give an adapter's file" in capsys.readouterr().err
 

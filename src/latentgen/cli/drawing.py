@@ -143,7 +143,8 @@ def _draw(
     seeds = _seeds(arguments.seed, arguments.num_images)
     _check_files((files or {}).values(), "a picture's file")
     adapters = [*(path for path, _ in arguments.lora), *arguments.embedding]
-    _check_files(adapters, "an adapter's file")
+    folders = [path for path, _ in arguments.lora if path.is_dir()]  # PEFT writes such
+    _check_files((path for path in adapters if path not in folders), "an adapter's file")
     folder = _model(arguments, task)
     with leaving_at_once():
         from latentgen import pipelines

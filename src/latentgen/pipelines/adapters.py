@@ -64,7 +64,8 @@ class TextPipeline(Pipeline):
         """Use a LoRA, LoHa, LoKr, DoRA, full difference or IA3 in the calls that follow.
 
         Args:
-            path: a safetensors file in PEFT's, diffusers' or kohya's (A1111's) spelling.
+            path: a safetensors file in PEFT's, diffusers' or kohya's (A1111's) spelling, or a folder that one of the first two
+                wrote.
             scale: in [-1000, 1000], how much of it; `lora_scale` of a call has the last word.
             name: what it is called here; None is the file's name without its ending.
 

@@ -87,7 +87,7 @@ def convert(
         OSError: if it cannot be written.
     """
     source, target = Path(source), Path(target)
-    to_file = target.suffix.lower() == ENDING
+    to_file = target.suffix == ENDING
     kind = None if dtype is None else _dtype(dtype)
     _check_target(target)
     of_a_file = {"prediction_type": prediction_type, "weights": weights, "tokenizer": tokenizer}
@@ -240,7 +240,7 @@ def _merged(
     """What was found in a file with adapters in its weights; these are float32 if they are cast later, so rounded once."""
     how = How(CPU, None if dtype is None else torch.float32)
     encoder = found.parts.get("conditioner")
-    if encoder is None or encoder.network != "CLIPTextModel":
+    if encoder is None or encoder.network not in ("CLIPTextModel", "LDMBertModel"):
         raise ValueError(f"LoRAs are for models of texts, and {source} is {found.family.title}: leave them out.")
     parts = {"unet": found.parts["unet"], "text_encoder": encoder}
     networks = {
@@ -250,7 +250,7 @@ def _merged(
     made = {}
     for name, part in parts.items():
         tensors = {n: StoredTensor.of(tensor) for n, tensor in changed[name].state_dict().items()}
-        if name == "text_encoder":
+        if part.network == "CLIPTextModel":
             tensors = {f"text_model.{n.removeprefix('text_model.')}": tensor for n, tensor in tensors.items()}
         made["conditioner" if name == "text_encoder" else name] = replace(part, tensors=tensors)
     return replace(found, parts={**found.parts, **made})
