@@ -523,10 +523,13 @@ def test_a_long_prompt_is_warned_about_once(folder, tmp_path, capsys):
     assert "the text encoder reads 14" in lines[0]
 
 
-@pytest.mark.skipif(
+SENDS_SIGINT = pytest.mark.skipif(
     os.name != "posix" or signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
     reason="sends a signal, which what a shell starts in the background ignores",
 )
+
+
+@SENDS_SIGINT
 def test_interrupted(folder, tmp_path):
     command = [sys.executable, "-m", "latentgen.cli", "generate", "x", "--model", str(folder), "--steps", "1000",
                "--num-images", "64", "-o", str(tmp_path / "x.png")]  # fmt: skip
@@ -543,7 +546,7 @@ def test_interrupted(folder, tmp_path):
     assert rest.strip().endswith("latentgen: interrupted")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+@SENDS_SIGINT
 def test_interrupted_while_a_library_starts(tmp_path):
     """What an exception would do there is undefined: torch's own start aborts the process."""
     (tmp_path / "torch.py").write_text(
@@ -590,6 +593,13 @@ class TestTools:
         assert "x\\u202ey" in out
         assert all(c.isprintable() or c == "\n" for c in out)
         assert sum(line.startswith("  what") for line in out.splitlines()) == 1
+
+    def test_errors_write_nothing_into_the_terminal_either(self, tmp_path, capsys):
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "\x1b[31m\ud800"}))
+        assert main(["info", str(tmp_path)]) == 1
+        err = capsys.readouterr().err
+        assert "\\x1b[31m\\ud800" in err
+        assert all(c.isprintable() or c == "\n" for c in err)
 
     def test_info_for_programs(self, folder, capsys):
         assert main(["info", str(folder / "unet"), "--json"]) == 0

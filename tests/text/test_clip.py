@@ -164,6 +164,10 @@ def test_settings_that_could_run_or_fetch_something_have_no_effect(folder):
         ({"num_attention_heads": True}, "num_attention_heads=True"),
         ({"num_attention_heads": 5}, "hidden_size=32 is not a multiple of num_attention_heads=5"),
         ({"hidden_act": "evil"}, "hidden_act='evil' is unknown"),
+        (
+            {"hidden_act": "xielu"},
+            "hidden_act='xielu' is unknown",
+        ),  # transformers' own, which imports a library of that name
         ({"hidden_act": 3}, "hidden_act=3 is not a str"),
         ({"layer_norm_eps": "x"}, "layer_norm_eps='x' is not a float"),
         ({"layer_norm_eps": 10**400}, "layer_norm_eps=10+ is not a finite number"),

@@ -191,3 +191,24 @@ def test_missing_files(tiny_folder):
     shutil.rmtree(tiny_folder)
     with pytest.raises(WeightsError, match="tokenizer is missing"):
         load_clip_tokenizer(tiny_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("added_tokens.json", {f"<{k}>": 600 + k for k in range(5000)}, "is not a table of tokens"),
+        ("added_tokens.json", {"a" * 300: 600}, "is not a special token"),
+        ("added_tokens.json", {"x": -1}, "is not a table of tokens"),
+        ("added_tokens.json", {"\udc00": 600}, "is not a special token"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9" * 5000: {"content": "x"}}}, "is not a table of ids"),
+        ("tokenizer_config.json", {"bos_token": "\ud800"}, "is not a special token"),
+        ("vocab.json", {f"{k}": k for k in range(300_000)}, "is not a vocabulary"),
+    ],
+)
+def test_files_that_would_take_minutes_or_be_no_text(tmp_path, name, content, why):
+    folder = make_tokenizer_folder(tmp_path / "tokenizer")
+    path = folder / name
+    there = json.loads(path.read_text()) if path.exists() and name != "vocab.json" else {}
+    path.write_text(json.dumps({**there, **content}))
+    with pytest.raises(WeightsError, match=why):
+        load_clip_tokenizer(folder)

@@ -179,6 +179,15 @@ def test_the_original_attention_with_one_projection():
 
 
 @pytest.mark.parametrize(
+    "without", [(), ("text_projection",), ("resblocks.23.",), ("text_projection", "resblocks.23.")]
+)
+def test_stable_diffusion_2_reads_23_layers_of_its_text_encoder(without):
+    """Whatever a file was pruned of: the states before the last of 24 layers are those that the UNet attends to."""
+    tensors = {n: t for n, t in tensors_of(published("sd-v2-base")).items() if not any(part in n for part in without)}
+    assert interpret(tensors, {}, prediction_type="epsilon").parts["conditioner"].config["num_hidden_layers"] == 23
+
+
+@pytest.mark.parametrize(
     ("name", "family"), [("sd-v1", "sd-v2-base"), ("sd-v2-base", "sd-v1"), ("ldm-celeba256", "ldm-bsr_sr")]
 )
 def test_a_family_that_a_published_file_does_not_look_like(name, family):

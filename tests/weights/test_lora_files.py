@@ -306,6 +306,16 @@ def test_an_own_alpha_counts_before_the_headers(tmp_path):
     assert alphas == [8, 3]
 
 
+@pytest.mark.parametrize(
+    "settings", [{"r": 4}, {"lora_alpha": None}, {"lora_alpha": 4, "init_lora_weights": "pissa"}, {"peft_type": "LOHA"}]
+)
+def test_settings_of_peft_that_leave_the_strength_open(tmp_path, settings):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **settings}))
+    layer = "base_model.model.block.attn2.to_k"
+    with pytest.raises(WeightsError, match=r"strength is not known|of the kind LOHA"):
+        read(tmp_path, {f"{layer}.lora_A.weight": random(4, 12), f"{layer}.lora_B.weight": random(20, 4)})
+
+
 PATTERNS = {"to_k": 1, "^block.attn2.to_k": 2, "block.attn2.to_k": 3, "^attn2.to_k": 4, "k": 5, "block": 6}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from latentgen.cli.interrupts import INTERRUPTED
 from latentgen.cli.parser import make_parser
+from latentgen.cli.values import printable
 
 __all__ = ["main"]
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        print(f"latentgen: error: {_one_line(error)}", file=sys.stderr)
+        print(f"latentgen: error: {printable(_one_line(error))}", file=sys.stderr)
         return FAILED
     return DONE
 
@@ -54,7 +55,7 @@ def _warnings_in_one_line() -> Iterator[None]:
         ours = os.sep + "latentgen" + os.sep in filename or category is UserWarning
         if ours and str(message) not in shown:
             shown.add(str(message))
-            print(f"latentgen: warning: {message}", file=sys.stderr)
+            print(f"latentgen: warning: {printable(str(message))}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.showwarning = show  # type: ignore[assignment]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from latentgen.cli.interrupts import leaving_at_once
+from latentgen.cli.values import printable
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -17,7 +18,7 @@ def info(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(asdict(found), indent=2))
     else:
-        print("\n".join(map(_printable, _lines(found, is_file=not arguments.path.is_dir()))))
+        print("\n".join(map(printable, _lines(found, is_file=not arguments.path.is_dir()))))
     if found.problems:
         raise ValueError(f"{arguments.path} cannot be used as it is: {found.problems[0]}")
 
@@ -41,11 +42,6 @@ def _lines(found: Any, *, is_file: bool) -> list[str]:
     lines += [f"  note        {note}" for note in found.notes]
     lines += [f"  problem     {line}" for problem in found.problems for line in problem.splitlines()]
     return lines
-
-
-def _printable(line: str) -> str:
-    """A line for a terminal: what a stranger's file says of itself must not become further lines, colours or commands."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _bytes(size: int) -> str:

@@ -68,6 +68,11 @@ def lora(text: str) -> tuple[Path, float]:
     return Path(text), 1.0
 
 
+def printable(line: str) -> str:
+    """A line for a terminal: what a stranger's file says of itself must not become further lines, colours or commands."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
 def png(text: str) -> Path:
     if Path(text).suffix.lower() != ".png" and not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"{text} must end in .png: pictures are written as PNG")

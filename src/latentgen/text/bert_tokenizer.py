@@ -58,7 +58,12 @@ def load_bert_tokenizer(folder: str | os.PathLike[str]) -> BertTokenizer:
         raise WeightsError(
             f"{folder} has no vocabulary of BERT's kind: it lacks {', '.join(missing)}. Fetch its files again."
         )
-    return BertTokenizer(vocab=vocab, model_max_length=length, **words, **rules)
+    try:
+        return BertTokenizer(vocab=vocab, model_max_length=length, **words, **rules)
+    except Exception as error:  # the tokenizer's library raises bare Exceptions for what does not fit
+        raise WeightsError(
+            f"{folder} does not make a tokenizer ({type(error).__name__}). Fetch its files again."
+        ) from error
 
 
 def _vocabulary(folder: Path) -> tuple[dict[str, int], dict[str, bool]]:

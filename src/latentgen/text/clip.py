@@ -25,6 +25,9 @@ STEM = "model"  # the name that transformers gives weights
 PREFIX = "text_model."  # all published files have it; files that transformers 5.6 and later wrote do not
 CLASS_NAME = "CLIPTextModel"
 
+ACTIVATIONS = ("gelu", "quick_gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+"""Those that are believed: transformers knows others, some of which import a library by name when they are made."""
+
 SIZE_LIMITS = {
     "vocab_size": 2**20,
     "hidden_size": 2**14,
@@ -186,7 +189,6 @@ def _check_class(content: Mapping[str, Any], path: Path) -> None:
 def _known_settings(content: Mapping[str, Any], path: str) -> CLIPTextConfig:
     """The settings that are known, each checked: the file is not trusted."""
     from transformers import CLIPTextConfig
-    from transformers.activations import ACT2FN
 
     known: dict[str, Any] = {}
     for name, most in SIZE_LIMITS.items():
@@ -203,7 +205,7 @@ def _known_settings(content: Mapping[str, Any], path: str) -> CLIPTextConfig:
                 told = f"a {kinds[0].__name__}" if finite else "a finite number"
                 raise WeightsError(f"{path}: {name}={repr(value)[:40]} is not {told}. Fetch it again.")
             known[name] = float(content[name]) if float in kinds else value
-    if known.get("hidden_act", "gelu") not in ACT2FN:
+    if known.get("hidden_act", "gelu") not in ACTIVATIONS:
         raise WeightsError(
             f"{path}: hidden_act={known['hidden_act']!r} is unknown; Stable Diffusion has gelu or quick_gelu."
         )

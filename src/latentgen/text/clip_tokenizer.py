@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 CLASS_NAMES = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
+MOST_TOKENS, MOST_ADDED, LONGEST_TOKEN = 2**18, 4096, 256
+"""Of a vocabulary that is believed: entries, tokens beside it, and letters in one of those. CLIP has 49408, and a few."""
+
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -68,7 +71,8 @@ def load_clip_tokenizer(folder: str | os.PathLike[str], *, pad_token: str | None
     try:
         return CLIPTokenizer(vocab=vocab, merges=merges, added_tokens_decoder=added, **special, **length)
     except Exception as error:  # the tokenizer's library raises bare Exceptions for a vocabulary that does not fit
-        raise WeightsError(f"{folder} does not make a tokenizer ({error}). Fetch its files again.") from error
+        told = str(error)[:200]
+        raise WeightsError(f"{folder} does not make a tokenizer ({told}). Fetch its files again.") from error
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: str | os.PathLike[str]) -> None:
@@ -134,8 +138,10 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], di
         if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
             raise WeightsError(f"{whole} is not of the kind that CLIP has (byte-pair encoding). Fetch it again.")
         tokens = content.get("added_tokens", [])
-        if not isinstance(tokens, list) or not all(
-            isinstance(t, dict) and isinstance(t.get("id"), int) for t in tokens
+        if (
+            not isinstance(tokens, list)
+            or len(tokens) > MOST_ADDED
+            or not all(isinstance(t, dict) and isinstance(t.get("id"), int) for t in tokens)
         ):
             raise WeightsError(f"{whole}: added_tokens is not a list of tokens with ids. Fetch it again.")
         listed = {token["id"]: _token(token, folder) for token in tokens}
@@ -152,7 +158,11 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], di
 
 
 def _checked_vocab(vocab: Any, path: Path) -> dict[str, int]:
-    if not isinstance(vocab, dict) or not vocab or not all(type(i) is int and 0 <= i < 2**32 for i in vocab.values()):
+    if (
+        not isinstance(vocab, dict)
+        or not 0 < len(vocab) <= MOST_TOKENS
+        or not all(type(i) is int and 0 <= i < 10**9 for i in vocab.values())
+    ):
         raise WeightsError(f"{path} is not a vocabulary of tokens and their ids. Fetch it again.")
     return vocab
 
@@ -174,7 +184,7 @@ def _token(value: Any, folder: Path, special: bool = False) -> AddedToken:
     from tokenizers import AddedToken
 
     content = value.get("content") if isinstance(value, dict) else value
-    if not isinstance(content, str) or not content:
+    if not isinstance(content, str) or not 0 < len(content) <= LONGEST_TOKEN or not _is_text(content):
         raise WeightsError(f"{folder}: {str(value)[:60]!r} is not a special token. Fetch the tokenizer's files again.")
     if isinstance(value, str):
         return AddedToken(content, special=True)
@@ -183,7 +193,11 @@ def _token(value: Any, folder: Path, special: bool = False) -> AddedToken:
 
 
 def _added_by_id(tokens: Any, folder: Path) -> dict[int, AddedToken]:
-    if not isinstance(tokens, dict) or not all(str(index).isdecimal() for index in tokens):
+    if (
+        not isinstance(tokens, dict)
+        or len(tokens) > MOST_ADDED
+        or not all(str(index).isdecimal() and len(str(index)) < 10 for index in tokens)
+    ):
         raise WeightsError(
             f"{folder / 'tokenizer_config.json'}: added_tokens_decoder is not a table of ids. Fetch it again."
         )
@@ -191,10 +205,15 @@ def _added_by_id(tokens: Any, folder: Path) -> dict[int, AddedToken]:
 
 
 def _added_by_name(tokens: Mapping[str, Any], special: set[str], folder: Path) -> dict[int, AddedToken]:
-    if not all(type(index) is int for index in tokens.values()):
+    if len(tokens) > MOST_ADDED or not all(type(index) is int and 0 <= index < 10**9 for index in tokens.values()):
         raise WeightsError(f"{folder / 'added_tokens.json'} is not a table of tokens and their ids. Fetch it again.")
     flags = {name: {"normalized": name not in special, "special": name in special} for name in tokens}
     return {index: _token({"content": name} | flags[name], folder) for name, index in tokens.items()}
+
+
+def _is_text(content: str) -> bool:
+    """Whether it can be encoded: halves of characters cannot, and JSON may hold them."""
+    return not any("\ud800" <= character <= "\udfff" for character in content)
 
 
 def _flags(token: AddedToken) -> dict[str, Any]:

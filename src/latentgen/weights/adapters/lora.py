@@ -34,6 +34,9 @@ METADATA_KEY = "lora_adapter_metadata"
 CONFIG = "adapter_config.json"
 """Where PEFT does: in a file beside its own."""
 
+PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+"""Values of `init_lora_weights` for which the base model is as it was."""
+
 NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """Of the file in a folder that PEFT or diffusers wrote."""
 
@@ -264,7 +267,7 @@ class _Settings:
         if "down" not in group or table.get("lora_alpha") is None:
             return None
         alpha = _number("lora_alpha", self.exceptions[network].find(layer, table["lora_alpha"]))
-        return alpha * math.sqrt(group["down"].shape[0]) if table.get("use_rslora") is True else alpha
+        return alpha * math.sqrt(group["down"].shape[0]) if table.get("use_rslora") else alpha
 
 
 def _single(tensor: Tensor) -> Any:
@@ -342,6 +345,12 @@ def _beside(path: Path) -> dict[str, Any]:
     if content.get("peft_type") != "LORA":
         raise WeightsError(
             f"{beside} is of the kind {str(content.get('peft_type'))[:40]}: of PEFT's own files, LORA is read."
+        )
+    if content.get("lora_alpha") is None or content.get("init_lora_weights") not in PLAIN_STARTS:
+        said = {name: str(content.get(name))[:40] for name in ("lora_alpha", "init_lora_weights")}
+        raise WeightsError(
+            f"{beside} says {said}: without an alpha the strength is not known, and some starts (PiSSA, OLoRA and others) belong "
+            "to a base model that was changed. Such adapters are not read."
         )
     return content
 

@@ -96,7 +96,8 @@ def _peft(networks: Networks) -> dict[str, Tensor]:
             if isinstance(delta, Decomposed):
                 magnitude = delta.magnitude.flatten()
                 shaped = magnitude if low.down.ndim == 2 else magnitude.reshape(1, -1, 1, 1)
-                tensors[f"{network}.{layer}.lora_magnitude_vector"] = shaped
+                # Under this name diffusers finds it in text encoders too; without ".weight" it leaves its own there.
+                tensors[f"{network}.{layer}.lora_magnitude_vector.weight"] = shaped
     return tensors
 
 

@@ -86,9 +86,7 @@ def _open_clip_config(shapes: Shapes) -> dict[str, Any]:
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
-        # Stable Diffusion 2 reads the states before the last layer, which is left out here, and in files that were converted
-        # back from folders; those lack the projection too.
-        "num_hidden_layers": _layers_in(shapes, r"transformer\.resblocks\.(\d+)\.") - ("text_projection" in shapes),
+        "num_hidden_layers": _open_clip_layers(_layers_in(shapes, r"transformer\.resblocks\.(\d+)\."), width, shapes),
         "num_attention_heads": max(1, width // 64),
         "max_position_embeddings": shapes["positional_embedding"][0],
         "hidden_act": "gelu",
@@ -96,6 +94,20 @@ def _open_clip_config(shapes: Shapes) -> dict[str, Any]:
         **SPECIAL_IDS,
     }
 
+
+def _open_clip_layers(there: int, width: int, shapes: Shapes) -> int:
+    """The layers that are read: Stable Diffusion 2 takes the states before the last one.
+
+    That one is not in files that were converted back from folders, which as a rule lack the projection too. Of the published
+    width the number tells; of others the projection.
+    """
+    if width == OPEN_CLIP_H[0] and there in (OPEN_CLIP_H[1] - 1, OPEN_CLIP_H[1]):
+        return OPEN_CLIP_H[1] - 1
+    return there - ("text_projection" in shapes)
+
+
+OPEN_CLIP_H = (1024, 24)
+"""Width and layers of the text encoder of OpenCLIP's ViT-H/14."""
 
 SPECIAL_IDS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 """What published folders say; nothing is read from them here."""
@@ -170,7 +182,7 @@ def _open_clip_surplus(config: Mapping[str, Any]) -> re.Pattern[str]:
     """What only the other half of CLIP needs, and the layer after the states that are read."""
     return re.compile(
         rf"text_projection|logit_scale|attn_mask|transformer\.resblocks\.{config['num_hidden_layers']}\..+|"
-        r"transformer\.text_model\.embeddings\.position_ids"
+        r"transformer\.text_model\.embeddings\.position_ids|transformer\.text_projection\.weight|text_projection\.weight"
     )
 
 
