@@ -341,6 +341,12 @@ class TestDescribe:
     def test_other_files(self, tmp_path, pipe):
         write_tensors(tmp_path / "lora.safetensors", {"lora_unet_a.lora_up.weight": torch.ones(2, 2)})
         assert describe(tmp_path / "lora.safetensors").what == "an adapter (LoRA): UNet"
+        for name in ("lora_unet_double_blocks_0_img_attn_proj.lora_up.weight", "lora_te2_x.lora_up.weight", "clip_g"):
+            clip = {"clip_l": torch.ones(2, 768)} if name == "clip_g" else {}
+            write_tensors(tmp_path / "other.safetensors", {name: torch.ones(2, 2), **clip})
+            found = describe(tmp_path / "other.safetensors")
+            assert not found.use
+            assert found.notes[0].endswith("Nothing here loads it.")
         write_tensors(tmp_path / "cat.safetensors", {"<cat>": torch.ones(3, 768)})
         found = describe(tmp_path / "cat.safetensors")
         assert found.what == "an embedding (textual inversion) for Stable Diffusion 1, vectors: 3"

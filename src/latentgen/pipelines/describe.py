@@ -19,6 +19,7 @@ from latentgen.schedulers import SCHEDULERS
 from latentgen.schedulers.scheduler import CONFIG_NAME
 from latentgen.text.clip import CLASS_NAME, load_clip_text_encoder
 from latentgen.weights.adapters import adapter_title, embedding_title
+from latentgen.weights.adapters.names import OTHER_MODELS
 from latentgen.weights.checksums import recorded_sum
 from latentgen.weights.compvis.recognise import UNET, what_it_is
 from latentgen.weights.compvis.single_file import Part, read_first_stage, read_single_file
@@ -29,6 +30,8 @@ from latentgen.weights.pickles import ENDINGS
 from latentgen.weights.regular_file import RegularFile
 from latentgen.weights.safetensors_io import read_header
 from latentgen.weights.weight_files import STEMS, choose, variants
+
+XL = "Stable Diffusion XL"
 
 HEADERS = How(torch.device("meta"), None)
 """Loading that reads no weights and checks everything else."""
@@ -103,10 +106,17 @@ def _describe_file(path: Path, sha256: bool) -> Description:
         part = read_first_stage(path)
     except WeightsError:
         shapes = {name: entry.shape for name, entry in names.items()}
-        if (title := adapter_title(shapes)) is not None:
-            return Description(what=title, use="load_lora of a pipeline for that model", **facts)
-        if (title := embedding_title(shapes)) is not None:
-            return Description(what=title, use="load_textual_inversion of a pipeline for that model", **facts)
+        for title, call in ((adapter_title(shapes), "load_lora"), (embedding_title(shapes), "load_textual_inversion")):
+            if title is not None:
+                other = next(
+                    (why for starts, why in OTHER_MODELS.items() if any(n.startswith(starts) for n in names)), None
+                )
+                if other is None and XL in title:
+                    other = f"It is for {XL}."
+                use = "" if other else f"{call} of a pipeline for that model"
+                return Description(
+                    what=title, use=use, notes=(f"{other} Nothing here loads it.",) if other else (), **facts
+                )
         dtypes = Counter(_short(entry.dtype) for entry in header.entries.values())
         notes = (f"{len(names)} tensors: {', '.join(f'{n} in {d}' for d, n in dtypes.items())}.", what_it_is(names))
         return Description(what="a safetensors file, no whole model", notes=notes, **facts)

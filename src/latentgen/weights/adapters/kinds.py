@@ -26,7 +26,7 @@ KINDS = {
 
 _DOWN = re.compile(r".*(?:\.lora_A(?:\.\w+)?|\.lora_down|[._]lora\.down|\.lora_linear_layer\.down)\.weight")
 _KEYS_OF_TEXT = re.compile(r".*attn2[._](?:processor\.)?to_k[._].*")
-_OF_TEXT_ENCODER = re.compile(r"text_encoder\.|lora_te\d?_|text_model\.")
+_OF_TEXT_ENCODER = re.compile(r"(?:base_model\.model\.)?(?:text_encoder\.|lora_te\d?_|text_model\.)")
 _EMBEDDING = re.compile(r"emb_params|clip_[lg]|<.+>")
 
 
